@@ -9,6 +9,7 @@ from contextlib import closing
 import psutil
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.workers import free_ports, running_workers
 from vram_llm.errors import WorkerUnreachable
 from vram_llm.llama import rpc
@@ -21,10 +22,15 @@ pytestmark = pytest.mark.process
 
 def test_a_workers_facts(workers: tuple[str, ...]) -> None:
     """A CPU worker reports the whole host's memory as its own."""
-    (device,) = rpc.worker_devices(workers[0])
+    facts = rpc.worker_facts(workers[0])
+    (device,) = facts.devices
     assert device.total_bytes == psutil.virtual_memory().total
     assert 64 * MIB < device.free_bytes <= device.total_bytes
     assert device.alignment_bytes in (32, 64, 128)
+    assert facts.link is not None
+    assert {facts.link.latency_s.source, facts.link.bytes_per_s.source} == {Source.MEASURED}
+    assert 0 < facts.link.latency_s.value < PATIENCE_S
+    assert facts.link.bytes_per_s.value > MIB
 
 
 def test_devices_in_the_order_given(workers: tuple[str, ...]) -> None:
@@ -43,13 +49,13 @@ def test_devices_in_the_order_given(workers: tuple[str, ...]) -> None:
 def test_nothing_listens() -> None:
     (port,) = free_ports(1)
     with pytest.raises(WorkerUnreachable, match=rf"no worker answers at 127.0.0.1:{port} \(.*refused"):
-        rpc.worker_devices(f"127.0.0.1:{port}")
+        rpc.worker_facts(f"127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "a" * 64, "127.0.0.1.7"])
 def test_no_such_host(host: str) -> None:
     with pytest.raises(WorkerUnreachable, match=rf"no worker answers at {host}:50052"):
-        rpc.worker_devices(f"{host}:50052")
+        rpc.worker_facts(f"{host}:50052")
 
 
 class Quiet(http.server.BaseHTTPRequestHandler):
@@ -70,7 +76,7 @@ def http_port() -> Iterator[int]:
 def test_an_http_server_is_no_worker(http_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpc, "_TIMEOUT_S", 1.5)  # it waits for a line that never ends
     with pytest.raises(WorkerUnreachable, match=rf"what listens at 127.0.0.1:{http_port} .*RPC worker"):
-        rpc.worker_devices(f"127.0.0.1:{http_port}")
+        rpc.worker_facts(f"127.0.0.1:{http_port}")
 
 
 def _answering(listener: socket.socket, answer: bytes) -> None:
@@ -93,7 +99,7 @@ def test_a_server_of_another_kind_is_no_worker(answer: bytes) -> None:
         thread.start()
         try:
             with pytest.raises(WorkerUnreachable, match=rf"what listens at 127.0.0.1:{port} .*RPC worker"):
-                rpc.worker_devices(f"127.0.0.1:{port}")
+                rpc.worker_facts(f"127.0.0.1:{port}")
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()
@@ -104,7 +110,7 @@ def test_a_silent_socket_is_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         endpoint = f"127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(WorkerUnreachable, match=r"did not answer .* within 1 s"):
-            rpc.worker_devices(endpoint)
+            rpc.worker_facts(endpoint)
     left = [child for child in psutil.Process().children() if endpoint in _command(child)]
     assert left == []
 

@@ -51,6 +51,36 @@ def test_each_device_gets_its_own_figures() -> None:
     assert machine.notes == ("a note",)
 
 
+def measured_link(latency_s: float, bytes_per_s: float) -> Link:
+    return Link(latency_s=Fact(latency_s, Source.MEASURED), bytes_per_s=Fact(bytes_per_s, Source.MEASURED))
+
+
+@pytest.mark.parametrize(
+    ("now", "is_slower"),
+    [
+        (measured_link(1e-4, 1e8), False),
+        (measured_link(1e-3, 0.6e8), False),  # a short measurement may be that far off
+        (measured_link(1e-5, 1e9), False),  # a better link counts when it is calibrated again
+        (measured_link(1e-4, 0.4e8), True),
+        (measured_link(20e-3, 1e8), True),
+    ],
+)
+def test_a_link_that_has_become_slower(now: Link, is_slower: bool) -> None:
+    store(WORKER, LINK, dataclasses.replace(SPEED, split_s=Fact(1e-3, Source.MEASURED)))
+    worker = dataclasses.replace(WORKER, link=now)
+    machine = calibration_store.with_measured_speeds(Machine(devices=(worker,), host=HOST))
+    (found,) = machine.devices
+    assert found.link == (now if is_slower else LINK)
+    assert len(machine.notes) == is_slower
+    assert found.speed is not None
+    assert found.speed.split_s is not None
+    more_s = 2 * max(now.latency_s.value - LINK.latency_s.value, 0.0) if is_slower else 0.0
+    assert found.speed.step_overhead_s.value == pytest.approx(more_s)
+    assert found.speed.split_s.value == pytest.approx(1e-3 + more_s)
+    if is_slower:
+        assert "is slower than when it was calibrated" in machine.notes[0]
+
+
 def test_all_figures_of_a_processor_and_of_a_link_are_stored() -> None:
     rate = Fact(2e10, Source.MEASURED)
     all_figures = dataclasses.replace(

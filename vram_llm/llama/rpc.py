@@ -1,6 +1,6 @@
 """llama.cpp's RPC workers: run one, and list the devices of one.
 
-A worker that does not speak the protocol makes llama.cpp abort, so `worker_devices` asks in a child process.
+A worker that does not speak the protocol makes llama.cpp abort, so `worker_facts` asks in a child process.
 There is no authentication: loopback, or a tunnel.
 """
 
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from vram_llm.errors import NotBuilt, VramLLMError, WorkerUnreachable
+from vram_llm.errors import NotBuilt, WorkerUnreachable
 from vram_llm.llama.worker_cache import WorkerCache
-from vram_llm.machine.types import Device, DeviceKind, Source
+from vram_llm.machine.types import Device, DeviceKind, Link, Source
 from vram_llm.machine.worker_spec import WorkerSpec, split_endpoint, worker_at
 
 MAX_SERVERS = 16  # GGML_RPC_MAX_SERVERS of ggml-rpc.h
@@ -37,10 +37,18 @@ class WorkerDevice:
     alignment_bytes: int
 
 
-def worker_devices(endpoint: str) -> tuple[WorkerDevice, ...]:
-    """The devices of the worker at "host:port". Raises WorkerUnreachable, NotBuilt."""
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """The devices of a worker, and the link to it as it is now; None if it could not be measured."""
+
+    devices: tuple[WorkerDevice, ...]
+    link: Link | None
+
+
+def worker_facts(endpoint: str) -> WorkerFacts:
+    """The facts of the worker at "host:port". Raises WorkerUnreachable, NotBuilt."""
     _check_listening(endpoint)
-    ask = [sys.executable, "-m", "vram_llm.llama.rpc", endpoint]
+    ask = [sys.executable, "-m", "vram_llm.llama.measure.worker_facts", endpoint]
     try:
         answer = subprocess.run(ask, capture_output=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
@@ -55,7 +63,7 @@ def worker_devices(endpoint: str) -> tuple[WorkerDevice, ...]:
             f"what listens at {endpoint} is not an RPC worker of this llama.cpp version; "
             f"start one there with `vram-llm worker`"
         )
-    return msgspec.json.decode(answer.stdout, type=tuple[WorkerDevice, ...])
+    return msgspec.json.decode(answer.stdout, type=WorkerFacts)
 
 
 def _check_listening(endpoint: str) -> None:
@@ -86,13 +94,13 @@ def worker_list(workers: tuple[WorkerSpec, ...]) -> tuple[Device, ...]:
     for number, spec in enumerate(workers):
         if any(other.label == spec.label for other in workers[:number]):
             raise WorkerUnreachable(f"worker {spec.label} is given twice; each --rpc names another worker")
-        listed = worker_devices(spec.address)
-        for index, device in enumerate(listed):
+        facts = worker_facts(spec.address)
+        for index, device in enumerate(facts.devices):
             limit = spec.limit_bytes
             found.append(
                 Device(
                     id=f"RPC{len(found)}",
-                    name=f"worker {spec.label}" + (f" device {index}" if len(listed) > 1 else ""),
+                    name=f"worker {spec.label}" + (f" device {index}" if len(facts.devices) > 1 else ""),
                     kind=DeviceKind.RPC,
                     total_bytes=device.total_bytes,
                     free_bytes=device.free_bytes if limit is None else min(device.free_bytes, limit),
@@ -100,6 +108,7 @@ def worker_list(workers: tuple[WorkerSpec, ...]) -> tuple[Device, ...]:
                     alignment_bytes=device.alignment_bytes,
                     endpoint=spec.address,
                     endpoint_index=index,
+                    link=facts.link,
                 )
             )
     return tuple(found)
@@ -157,27 +166,3 @@ def _await_end_of_input() -> None:
         if not os.read(0, 4096):
             break
     os._exit(0)
-
-
-def _worker_devices_here(endpoint: str) -> tuple[WorkerDevice, ...]:
-    from vram_llm.llama import bindings as b
-
-    found = []
-    for handle in connect(endpoint):
-        props = b.props_of(handle)
-        found.append(
-            WorkerDevice(
-                total_bytes=props.memory_total,
-                free_bytes=props.memory_free,
-                alignment_bytes=b.buft_alignment(b.dev_buffer_type(handle)),
-            )
-        )
-    return tuple(found)
-
-
-if __name__ == "__main__":
-    try:
-        sys.stdout.buffer.write(msgspec.json.encode(_worker_devices_here(sys.argv[1])))
-    except VramLLMError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)

@@ -1,10 +1,11 @@
 """Cautious speeds for devices and hosts of unknown speed; all have the source "assumed".
 
-An RPC worker reports nothing about its device or its network. It gets the speed of an old computer's
-processor: 20 GB/s of memory, a link of 1 Gbit/s, 0.5 ms each way, and 100 GFLOP/s in prompts (seven tokens of
-an 8B model per second). A card of unknown bandwidth gets the speed of the slowest card of its kind in the
-catalog, or of graphics in a processor. The speed of a host without a calibration is estimated from its
-memory. If the memory is unknown, the host gets two channels of DDR4, or less if its cores read more slowly.
+An RPC worker reports nothing about its device. It gets the speed of an old computer's processor: 20 GB/s of
+memory, and 100 GFLOP/s in prompts (seven tokens of an 8B model per second). Its link is measured when a plan
+asks for its devices; one that could not be measured has 1 Gbit/s and 0.5 ms each way. A card of unknown
+bandwidth gets the speed of the slowest card of its kind in the catalog, or of graphics in a processor. The
+speed of a host without a calibration is estimated from its memory. If the memory is unknown, the host gets
+two channels of DDR4, or less if its cores read more slowly.
 """
 
 import dataclasses
@@ -47,7 +48,8 @@ def device_speed(device: Device) -> Speed:
     if device.kind is DeviceKind.RPC:
         link = device_link(device)
         latency_s = WORKER_LATENCY_S if link is None else link.latency_s.value
-        worker_speed = _with_split_time(device.speed or _worker_speed(), _MESSAGES_S + 2 * latency_s)
+        known = device.speed or _worker_speed(latency_s)
+        worker_speed = _with_split_time(known, _MESSAGES_S + 2 * latency_s)
         return _with_compute_rates(worker_speed, _WORKER_FLOPS_PER_S)
     speed = device.speed
     if speed is None:
@@ -93,11 +95,11 @@ def disk_speed(host: Host) -> Fact:
     return host.disk_bytes_per_s or _assumed(DISK_BYTES_PER_S)
 
 
-def _worker_speed() -> Speed:
+def _worker_speed(latency_s: float) -> Speed:
     return Speed(
         read_bytes_per_s=_assumed(WORKER_READ_BYTES_PER_S),
         layer_overhead_s=_assumed(LAYER_OVERHEAD_S),
-        step_overhead_s=_assumed(STEP_OVERHEAD_S + 2 * WORKER_LATENCY_S),
+        step_overhead_s=_assumed(STEP_OVERHEAD_S + 2 * latency_s),
         row_flops_per_s=None,
         prompt_flops_per_s=None,
     )

@@ -16,10 +16,15 @@ import msgspec
 from vram_llm._version import __version__
 from vram_llm.errors import UnknownDevice, VramLLMError
 from vram_llm.machine import json_store
+from vram_llm.machine.links import described_link
 from vram_llm.machine.types import Device, Fact, Host, Link, Machine, Source, Speed, TypeSpeed
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+_LATENCY_NOISE_S = 2e-3  # of a busy computer
+_FAST_LINK_BYTES_PER_S = 2e9  # faster ones are memory or PCIe, and no link that a step waits for
 
 
 class TypeRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,12 +198,39 @@ def with_measured_speeds(machine: Machine) -> Machine:
     for device in machine.devices:
         record = valid_record(device)
         if record is not None:
-            device = dataclasses.replace(device, speed=record.speed, link=record.link)
+            device, note = _with_record(device, record)
+            warnings += note
         devices.append(device)
     record, host = valid_record(machine.host), machine.host
     if record is not None:
         host = dataclasses.replace(host, speed=record.speed)
     return dataclasses.replace(machine, devices=tuple(devices), host=host, notes=(*machine.notes, *warnings))
+
+
+def _with_record(device: Device, record: CalibrationRecord) -> tuple[Device, tuple[str, ...]]:
+    """`device` with the measured speed; with a note if its link has become much slower since."""
+    then, now = record.link, device.link
+    if device.endpoint is None or then is None or now is None or not _is_much_slower(now, then):
+        return dataclasses.replace(device, speed=record.speed, link=then), ()
+    more_s = 2 * max(now.latency_s.value - then.latency_s.value, 0.0)
+    speed = dataclasses.replace(
+        record.speed,
+        step_overhead_s=Fact(record.step_overhead_s + more_s, Source.MEASURED),
+        split_s=None if record.split_s is None else Fact(record.split_s + more_s, Source.MEASURED),
+    )
+    note = (
+        f"the link of {device.name} is slower than when it was calibrated: {described_link(now)} now, "
+        f"{described_link(then)} then; the plan counts with the present one"
+    )
+    return dataclasses.replace(device, speed=speed, link=now), (note,)
+
+
+def _is_much_slower(now: Link, then: Link) -> bool:
+    """Whether a link has half of its bandwidth or twice its latency: short measurements differ by less."""
+    slower_s = now.latency_s.value - then.latency_s.value
+    is_late = slower_s > max(then.latency_s.value, _LATENCY_NOISE_S)
+    is_narrow = 2 * now.bytes_per_s.value < then.bytes_per_s.value < _FAST_LINK_BYTES_PER_S
+    return is_late or is_narrow
 
 
 def _keys_of(name: str, records: dict[str, CalibrationRecord]) -> list[str]:

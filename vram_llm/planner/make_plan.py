@@ -14,7 +14,7 @@ from vram_llm.planner.search.alternatives import alternatives, split_by_free_mem
 from vram_llm.planner.search.auto_context import plan_auto_context
 from vram_llm.planner.search.candidate import Candidate, expected_speed
 from vram_llm.planner.search.fitting_ways import fitting_ways
-from vram_llm.planner.search.idle_devices import idle_device_alternatives, idle_notes
+from vram_llm.planner.search.idle_devices import idle_device_alternatives, idle_notes, link_notes
 from vram_llm.planner.search.largest_context import plan_largest_context
 from vram_llm.planner.search.on_card_context import on_card_prices
 from vram_llm.planner.search.prompt_choice import choose_prompts, plan_with_prompts
@@ -93,7 +93,7 @@ def make_plan(
         serving=_serving(workload.serving, profile, chosen, machine),
         host=machine.host,
     )
-    return replace(plan, notes=(*plan.notes, *idle_notes(plan)))
+    return replace(plan, notes=(*plan.notes, *idle_notes(plan), *link_notes(plan)))
 
 
 def _with_checked_overrides(profile: ModelProfile, machine: Machine, workload: Workload) -> Workload:

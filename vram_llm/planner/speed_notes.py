@@ -29,9 +29,11 @@ def speed_notes(machine: Machine, placement: Placement) -> tuple[str, ...]:
 
 
 def assumption(device: Device) -> str:
-    """The assumed figures of a device: "20 GB/s over 1 Gbit/s"."""
+    """The assumed figures of a device: "20 GB/s over 1 Gbit/s". A link that is measured is not among them."""
     read = f"{device_speed(device).read_bytes_per_s.value / 1e9:,.0f} GB/s"
     link = device_link(device)
+    if link is not None and link.latency_s.source is Source.MEASURED:
+        return read
     if device.kind is DeviceKind.RPC and link is not None:
         return f"{read} over {8 * link.bytes_per_s.value / 1e9:,.0f} Gbit/s"
     return read

@@ -1,8 +1,10 @@
 """A calibration's request to its child process and the answer, sent by `llama.child_process`."""
 
+from collections.abc import Sequence
+
 import msgspec
 
-from vram_llm.machine.types import Device
+from vram_llm.machine.types import Device, Fact, Link, Source
 
 MORE_ROWS, PROMPT_ROWS = 8, 128  # of single operations on the host
 
@@ -62,3 +64,24 @@ class DeviceTimes(msgspec.Struct, frozen=True, tag=True):
     transfers: tuple[TransferTime, ...]
     moved: StepTime | None = None  # a model of `decode` with all feed-forward weights on the host
     host: HostTimes | None = None  # if the host is measured
+
+
+def fitted_link(transfers: Sequence[TransferTime]) -> Link | None:
+    """Latency: half the round trip of a few bytes. Bandwidth: from the largest transfer's time beyond it."""
+    if not transfers:
+        return None
+    least, most = min(transfers, key=_size), max(transfers, key=_size)
+    n_bytes = most.n_bytes - least.n_bytes
+    return Link(
+        latency_s=_measured(least.seconds / 2),
+        bytes_per_s=_measured(n_bytes / max(most.seconds - least.seconds, most.seconds / 100)),
+        send_bytes_per_s=_measured(n_bytes / max(most.sent_s - least.sent_s, most.sent_s / 100)),
+    )
+
+
+def _size(transfer: TransferTime) -> int:
+    return transfer.n_bytes
+
+
+def _measured(value: float) -> Fact:
+    return Fact(value, Source.MEASURED)

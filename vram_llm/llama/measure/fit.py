@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from vram_llm.llama.measure.calibrate_wire import (
     DeviceTimes,
     HostTimes,
     StepTime,
-    TransferTime,
+    fitted_link,
 )
 from vram_llm.machine.processor_speed import SPLIT_S
 from vram_llm.machine.types import Fact, Link, Source, Speed, TypeSpeed
@@ -42,7 +41,7 @@ def fit_speed(times: DeviceTimes) -> FittedSpeed:
     less: they say what overheads are, the others how fast bytes are read. The first three terms come from
     steps of one row: what more rows take is less regular, and one stream's time must not suffer from it.
     """
-    link = _link(times.transfers)
+    link = fitted_link(times.transfers)
     per_byte_s = 0.0 if link is None else 1 / link.bytes_per_s.value
     seconds = np.array([step.seconds - step.rows * step.row_bytes * per_byte_s for step in times.decode])
     matrix = np.array([_terms(step) for step in times.decode]) / seconds[:, None]
@@ -116,25 +115,6 @@ def _with_types(speed: Speed, host: HostTimes) -> Speed:
         expert_read_share=_measured(min(experts, 1.0)),
         attention_flops_per_s=_measured(2 * host.attention.products / host.attention.seconds),
     )
-
-
-def _link(transfers: Sequence[TransferTime]) -> Link | None:
-    """Latency: half the round trip of a few bytes. Bandwidth: from the largest transfer's time beyond it."""
-    if not transfers:
-        return None
-    least, most = min(transfers, key=_size), max(transfers, key=_size)
-    beyond_s = max(most.seconds - least.seconds, most.seconds / 100)
-    return Link(
-        latency_s=_measured(least.seconds / 2),
-        bytes_per_s=_measured((most.n_bytes - least.n_bytes) / beyond_s),
-        send_bytes_per_s=_measured(
-            (most.n_bytes - least.n_bytes) / max(most.sent_s - least.sent_s, most.sent_s / 100)
-        ),
-    )
-
-
-def _size(transfer: TransferTime) -> int:
-    return transfer.n_bytes
 
 
 def _not_negative(matrix: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> list[float]:

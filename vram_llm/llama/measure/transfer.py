@@ -3,6 +3,8 @@
 import ctypes
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from vram_llm.errors import ModelRefused
 from vram_llm.llama import bindings as b
@@ -10,7 +12,8 @@ from vram_llm.llama.measure.calibrate_wire import TransferTime
 
 _SIZES = (4, 16 * 2**10, 2**20, 4 * 2**20)  # the smallest for the latency, the largest for the bandwidth
 _CARD_SIZES = (*_SIZES, 64 * 2**20)  # as the weights that prompts send to it
-_REPEATS, _MOST_S = 15, 0.4
+_QUICK_SIZES = (64 * 2**10, 2**20, 4 * 2**20)
+_REPEATS, _MOST_S, _QUICK_S, _TOO_LONG_S = 15, 0.4, 0.1, 2.0
 _I8 = 24  # GGML_TYPE_I8
 
 
@@ -36,24 +39,51 @@ def transfers(device: int, *, is_card: bool) -> tuple[TransferTime, ...]:
     Raises ModelRefused if the device has no room.
     """
     sizes = _CARD_SIZES if is_card else _SIZES
+    with _tensor(device, max(sizes)) as (tensor, data):
+        _set(tensor, data, 0, max(sizes))
+        return _measured(tensor, data, sizes, _MOST_S)
+
+
+def quick_transfers(device: int) -> tuple[TransferTime, ...]:
+    """Like `transfers` to a worker, of a few bytes and of as many as take a tenth of a second, or 4 MiB.
+
+    It takes half a second at most, unless the link is slower than 20 Mbit/s.
+    """
+    with _tensor(device, _QUICK_SIZES[-1]) as (tensor, data):
+        size = _QUICK_SIZES[0]
+        for larger in _QUICK_SIZES[1:]:
+            began = time.perf_counter()
+            _set(tensor, data, 0, size)
+            _get(tensor, data, 0, _SIZES[0])
+            took = time.perf_counter() - began
+            if took > _QUICK_S or took * larger / size > _TOO_LONG_S:
+                break
+            size = larger
+        return _measured(tensor, data, (_SIZES[0], size), _QUICK_S)
+
+
+@contextmanager
+def _tensor(device: int, n_bytes: int) -> Iterator[tuple[int, ctypes.c_void_p]]:
+    """A tensor on the device, and memory of the same size. Raises ModelRefused."""
     ctx = _init(InitParams(2**16, None, True))
-    tensor = _new_tensor(ctx, _I8, max(sizes))
+    tensor = _new_tensor(ctx, _I8, n_bytes)
     buffer = _alloc(ctx, b.dev_buffer_type(device))
     if not buffer:
         _free(ctx)
         raise ModelRefused("the device has no room for a few megabytes to measure its link with")
-    data = ctypes.create_string_buffer(max(sizes))
+    data = ctypes.create_string_buffer(n_bytes)
     try:
-        return _measured(tensor, ctypes.cast(data, b.Pointer), sizes)
+        yield tensor, ctypes.cast(data, b.Pointer)
     finally:
         _free_buffer(buffer)
         _free(ctx)
 
 
-def _measured(tensor: int, data: ctypes.c_void_p, sizes: tuple[int, ...]) -> tuple[TransferTime, ...]:
+def _measured(
+    tensor: int, data: ctypes.c_void_p, sizes: tuple[int, ...], most_s: float
+) -> tuple[TransferTime, ...]:
     fetched: dict[int, list[float]] = {size: [] for size in sizes}
     sent: dict[int, list[float]] = {size: [] for size in sizes}
-    _set(tensor, data, 0, max(sizes))
     began = time.perf_counter()
     for _ in range(_REPEATS):
         for size in sizes:
@@ -64,7 +94,7 @@ def _measured(tensor: int, data: ctypes.c_void_p, sizes: tuple[int, ...]) -> tup
             _get(tensor, data, 0, sizes[0])
             fetched[size].append(arrived - start)
             sent[size].append(time.perf_counter() - arrived)
-        if time.perf_counter() - began > _MOST_S:
+        if time.perf_counter() - began > most_s:
             break
     return tuple(
         TransferTime(size, statistics.median(fetched[size] + sent[size]), statistics.median(sent[size]))

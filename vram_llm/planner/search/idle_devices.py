@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 from vram_llm.machine.assumed_speed import has_assumed_speed
-from vram_llm.machine.types import Device, Machine
+from vram_llm.machine.links import described_link
+from vram_llm.machine.types import Device, DeviceKind, Machine, Source
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.llama_split import placement_flags
-from vram_llm.planner.report.idle import kind_of, with_name
+from vram_llm.planner.report.idle import kind_of, price_of_using, with_name
 from vram_llm.planner.search.alternatives import alternative_to, pinned_context, pinned_prompts
 from vram_llm.planner.search.candidate import Candidate, analytic, uses_host
 from vram_llm.planner.search.search import plan_placement, plan_with_all
@@ -14,6 +15,7 @@ from vram_llm.planner.speed_notes import assumption, how_to_measure
 from vram_llm.planner.types import Alternative, Objective, Placement, Plan, Workload
 
 _MAX_ALTERNATIVES = 8
+_NOTABLE_SHARE = 0.1  # of a token's time
 
 
 def idle_device_alternatives(
@@ -71,6 +73,31 @@ def idle_notes(plan: Plan) -> tuple[str, ...]:
         f"({assumption(kind[0])}); {how_to_measure(kind)}"
         for kind in _kinds(unused)
     )
+
+
+def link_notes(plan: Plan) -> tuple[str, ...]:
+    """A sentence for each worker whose measured link takes much of a token's time, or leaves it idle."""
+    if plan.speed is None:
+        return ()
+    notes, now_s = [], plan.speed.step_s
+    for device in plan.devices:
+        link = device.link if device.kind is DeviceKind.RPC else None
+        if link is None or link.latency_s.source is not Source.MEASURED:
+            continue
+        waits_s, name = 2 * link.latency_s.value, f"{device.name} ({device.id})"
+        price = price_of_using(plan, device) or 0.0
+        is_used = device.id in plan.placement.device_order
+        if is_used and waits_s > _NOTABLE_SHARE * now_s:
+            notes.append(
+                f"each token waits {1e3 * waits_s:,.3g} of {1e3 * now_s:,.3g} ms for the link of {name}: "
+                f"{described_link(link)}, measured"
+            )
+        elif device.id not in plan.used and price > 0 and waits_s >= now_s * price / 2:
+            notes.append(
+                f"{name} is left out, for its link is slow: {described_link(link)}, measured; with it a "
+                f"token would take {1 + price:,.3g} times as long"
+            )
+    return tuple(notes)
 
 
 def idle_devices(devices: tuple[Device, ...], placement: Placement) -> list[Device]:

@@ -46,7 +46,7 @@ def plan_placement(
     If none fits, it is the placement that is least over its budgets. Raises BadSplit, BadPlan.
     """
     best: Candidate | None = None
-    for rig, all_others_assumed in machines_to_try(machine, workload):
+    for rig, all_others_assumed in machines_to_try(profile, machine, workload):
         candidate = plan_with_all(profile, rig, workload, exact, reorder=reorder)
         if best is None or _is_better(profile, machine, workload, candidate, best):
             best = candidate
