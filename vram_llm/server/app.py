@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
@@ -28,7 +28,7 @@ from vram_llm.server.metrics.exposition import metrics_router
 from vram_llm.server.metrics.slots import slots_router
 from vram_llm.server.metrics.status import status_router
 from vram_llm.server.metrics.system_readings import SystemReadings
-from vram_llm.server.middleware import AuthAndLimitsMiddleware
+from vram_llm.server.middleware import AuthAndLimitsMiddleware, RequestQueue
 from vram_llm.server.models import models_router
 from vram_llm.server.normalize_request import NormalizeRequestMiddleware
 from vram_llm.server.openapi import document
@@ -52,7 +52,7 @@ from vram_llm.server.ui.ports import Ui
 from vram_llm.server.ui.router import dashboard_router
 
 _DEFAULT = ServerConfig()
-_BODIES = (
+BODIES = (
     ChatCompletionRequest, CompletionRequest, ResponseFields, MessagesFields, CountFields, TokenizeFields,
     DetokenizeFields, ApplyTemplateFields, EmbeddingFields, RerankFields, PlanFields,
 )  # fmt: skip
@@ -78,18 +78,54 @@ def create_app(
     accepts any name. `clock` gives Unix seconds. `ui` is what the dashboard needs; None: it has neither a
     planner nor a log. Raises BadKeysFile.
     """
+    app = bare_app(lifespan)
+    add_limits(app, engine, config, keyring=keyring, hosts=hosts)
+    serving = ServingContext(engine, config, clock)
+    page = Page()
+    app.include_router(root_router(serving, page))
+    app.include_router(dashboard_router(serving, ui or Ui(), page))
+    add_twice(app, health_router(serving), documented="")
+    add_twice(app, models_router(serving))
+    add_model_routes(app, serving)
+    app.include_router(props_router(serving))
+    readings = SystemReadings()
+    app.include_router(status_router(serving, readings))
+    app.include_router(metrics_router(serving, readings))
+    app.include_router(slots_router(serving))
+    app.openapi = partial(document, app, BODIES)  # type: ignore[method-assign]  # as FastAPI says
+    return app
+
+
+def bare_app(lifespan: Callable[[FastAPI], Any] | None = None) -> FastAPI:
+    """An application without routes, whose errors of routing are OpenAI's."""
     # The pages at /docs would fetch their scripts from the network.
     app = FastAPI(
         title="vram-llm", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False,
         lifespan=lifespan,
     )  # fmt: skip
+    app.add_exception_handler(HTTPException, _no_such_route)
+    return app
+
+
+def add_limits(
+    app: FastAPI,
+    queue: RequestQueue,
+    config: ServerConfig,
+    *,
+    keyring: Keyring | None,
+    hosts: frozenset[str] | None,
+) -> None:
+    """Add the middleware around all routes: log, keys, limits, host names, forms of requests.
+
+    Middleware that is added earlier is inside of it. See create_app.
+    """
     app.add_middleware(NormalizeRequestMiddleware, max_body_bytes=config.max_body_bytes)
     app.add_middleware(ReplayMiddleware)
     if hosts is not None:
         app.add_middleware(HostCheckMiddleware, names=hosts)
     app.add_middleware(
         AuthAndLimitsMiddleware,
-        engine=engine,
+        queue=queue,
         keyring=keyring or Keyring(config),
         max_body_bytes=config.max_body_bytes,
         refusals=_REFUSALS,
@@ -97,29 +133,21 @@ def create_app(
     if config.cors_origins:
         app.add_middleware(Cors, origins=config.cors_origins)
     app.add_middleware(RequestLogMiddleware, shows_prompts=config.log_prompts)
-    app.add_exception_handler(HTTPException, _no_such_route)
-    serving = ServingContext(engine, config, clock)
-    health, tokens = health_router(serving), tokens_router(serving)
-    for router in (health, tokens):
-        app.include_router(router)
-        app.include_router(router, prefix="/v1", include_in_schema=False)
-    page = Page()
-    app.include_router(root_router(serving, page))
-    app.include_router(dashboard_router(serving, ui or Ui(), page))
+
+
+def add_model_routes(app: FastAPI, serving: ServingContext) -> None:
+    """Add the routes that a model answers."""
+    add_twice(app, tokens_router(serving), documented="")
     for make in (
-        models_router, chat_router, completions_router, responses_router, anthropic_router, embeddings_router,
-        rerank_router,
+        chat_router, completions_router, responses_router, anthropic_router, embeddings_router, rerank_router,
     ):  # fmt: skip
-        router = make(serving)
-        app.include_router(router, prefix="/v1")
-        app.include_router(router, include_in_schema=False)
-    app.include_router(props_router(serving))
-    readings = SystemReadings()
-    app.include_router(status_router(serving, readings))
-    app.include_router(metrics_router(serving, readings))
-    app.include_router(slots_router(serving))
-    app.openapi = partial(document, app, _BODIES)  # type: ignore[method-assign]  # as FastAPI says
-    return app
+        add_twice(app, make(serving))
+
+
+def add_twice(app: FastAPI, router: APIRouter, documented: Literal["", "/v1"] = "/v1") -> None:
+    """Add routes with the prefix /v1 and without; one of the two is in the OpenAPI document."""
+    for prefix in ("/v1", ""):
+        app.include_router(router, prefix=prefix, include_in_schema=prefix == documented)
 
 
 async def _no_such_route(http: Request, error: Exception) -> Response:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -26,13 +27,19 @@ _PAGE = f"{FOLDER}/"  # begins paths of the dashboard's files, which hold no sec
 OPEN_PATHS = frozenset({"/", "/health", "/v1/health"})  # paths for probes, which need no key
 
 
+class RequestQueue(Protocol):
+    """Requests of clients. An engine has one, see server.engine_protocol."""
+
+    def seconds_until_done(self, n: int, client: str) -> float: ...
+
+
 class AuthAndLimitsMiddleware:
     """ASGI middleware around the whole app. `current_key` is the key of the request."""
 
     def __init__(
         self,
         app: ASGIApp,
-        engine: Engine,
+        queue: RequestQueue,
         keyring: Keyring,
         max_body_bytes: int,
         refusals: Mapping[str, Callable[[Exception], Response]],
@@ -40,7 +47,7 @@ class AuthAndLimitsMiddleware:
         """`refusals` write an error, by path; other paths get OpenAI's error object."""
         self._refusals = refusals
         self._app = app
-        self._engine = engine
+        self._queue = queue
         self._keyring = keyring
         self._max_body_bytes = max_body_bytes
         self._bodies = BodyBudget(_BODIES * max_body_bytes)
@@ -95,7 +102,7 @@ class AuthAndLimitsMiddleware:
         """Counts a POST request for its key. Entering raises RateLimited."""
         if scope["method"] != "POST":
             return nullcontext()
-        return key.usage.request(partial(self._engine.seconds_until_done, client=key.name))
+        return key.usage.request(partial(self._queue.seconds_until_done, client=key.name))
 
     def _check_length(self, headers: Headers) -> None:
         length = headers.get("content-length", "0")
