@@ -12,7 +12,7 @@ from tests.server.fake_engine import FakeEngine
 from vram_llm.errors import Overloaded
 from vram_llm.server import read_body
 from vram_llm.server.errors import BodyTooLarge
-from vram_llm.server.read_body import BodyBudget, _check_values
+from vram_llm.server.read_body import BodyBudget, check_values
 
 CHAT = "/v1/chat/completions"
 USER = {"role": "user", "content": "hi"}
@@ -23,14 +23,14 @@ USER = {"role": "user", "content": "hi"}
 )
 def test_values_of_texts_are_not_counted(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_body, "MAX_VALUES", 4)
-    _check_values(json.dumps([text, text, {text * 9: 1}]).encode())
+    check_values(json.dumps([text, text, {text * 9: 1}]).encode())
     with pytest.raises(BodyTooLarge, match="more than 4 JSON values"):
-        _check_values(json.dumps([text, text, text, [text]]).encode())
+        check_values(json.dumps([text, text, text, [text]]).encode())
     monkeypatch.setattr(read_body, "MAX_VALUES", 100)
     monkeypatch.setattr(read_body, "MAX_STRINGS", 2)
-    _check_values(json.dumps([text, text]).encode())
+    check_values(json.dumps([text, text]).encode())
     with pytest.raises(BodyTooLarge, match="or 2 strings"):
-        _check_values(json.dumps([text, text, ""]).encode())
+        check_values(json.dumps([text, text, ""]).encode())
 
 
 async def test_large_agents_pass(client: httpx.AsyncClient, engine: FakeEngine) -> None:

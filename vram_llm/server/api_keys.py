@@ -20,6 +20,10 @@ ROUTE_SCOPES = {
     "/status": KeyScope.METRICS,
     "/plan": KeyScope.ADMIN,
     "/logs": KeyScope.ADMIN,
+    "/models/load": KeyScope.ADMIN,
+    "/models/unload": KeyScope.ADMIN,
+    "/models/sleep": KeyScope.ADMIN,
+    "/models/reload": KeyScope.ADMIN,
 }  # by path; other routes need KeyScope.INFERENCE
 
 

@@ -22,7 +22,7 @@ from vram_llm.server.config import ServerConfig
 from vram_llm.server.cors import Cors
 from vram_llm.server.embeddings import EmbeddingFields, embeddings_router
 from vram_llm.server.errors import UnknownRoute, WrongMethod, error_response
-from vram_llm.server.health import health_router, root_router
+from vram_llm.server.health import health_router, root_router, version_router
 from vram_llm.server.host_check import HostCheckMiddleware
 from vram_llm.server.metrics.exposition import metrics_router
 from vram_llm.server.metrics.slots import slots_router
@@ -83,6 +83,7 @@ def create_app(
     serving = ServingContext(engine, config, clock)
     page = Page()
     app.include_router(root_router(serving, page))
+    app.include_router(version_router())
     app.include_router(dashboard_router(serving, ui or Ui(), page))
     add_twice(app, health_router(serving), documented="")
     add_twice(app, models_router(serving))

@@ -63,6 +63,13 @@ def root_router(serving: ServingContext, page: Page) -> APIRouter:
             "endpoints": endpoints,
         }
 
+    return router
+
+
+def version_router() -> APIRouter:
+    """GET /version."""
+    router = APIRouter(tags=["health"])
+
     @router.get("/version", summary="Version, as in vLLM")
     async def version() -> dict[str, str]:
         return {"version": __version__}

@@ -12,7 +12,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vram_llm.engine.engine_protocol import Engine
 from vram_llm.errors import VramLLMError
 from vram_llm.server.api_keys import ANYBODY, STRANGER, ApiKey, Keyring, client_address, current_key, scope_of
 from vram_llm.server.errors import BadKey, BodyTooLarge, MissingScope, error_response

@@ -20,7 +20,7 @@ from vram_llm.server.replies import (
 )
 from vram_llm.server.serving_context import ServingContext, adapters_by_name
 
-_ANTHROPIC = "anthropic-version"  # a header that Anthropic's clients send with every request
+ANTHROPIC = "anthropic-version"  # a header that Anthropic's clients send with every request
 
 
 def models_router(serving: ServingContext) -> APIRouter:
@@ -32,14 +32,11 @@ def models_router(serving: ServingContext) -> APIRouter:
         info = serving.loaded_model()
         every = dict.fromkeys((info.name, *serving.config.aliases, *adapters_by_name(info)))
         names = [name for name in every if current_key.get().may_use(name)]
-        if _ANTHROPIC in http.headers:
-            return AnthropicModelList(
-                data=[_of_anthropic(info, name) for name in names],
-                first_id=names[0] if names else None,
-                last_id=names[-1] if names else None,
-            )
+        if ANTHROPIC in http.headers:
+            return anthropic_list([anthropic_model(name, info.created, info.n_ctx) for name in names])
         return ModelList(
-            data=[_card(info, name) for name in names], models=[_ability(info, name) for name in names]
+            data=[_card(info, name) for name in names],
+            models=[model_capabilities(name, info.pooling, takes_images=info.takes_images) for name in names],
         )
 
     @router.get("/models/{model_id:path}", summary="One model", responses=refusals(404))
@@ -49,45 +46,68 @@ def models_router(serving: ServingContext) -> APIRouter:
         if not current_key.get().may_use(meant):
             raise UnknownModel(f"The model '{model_id}' does not exist here", "model")
         name = model_id if model_id in serving.names(info) else meant
-        return _of_anthropic(info, name) if _ANTHROPIC in http.headers else _card(info, name)
+        return (
+            anthropic_model(name, info.created, info.n_ctx)
+            if ANTHROPIC in http.headers
+            else _card(info, name)
+        )
 
     return router
 
 
 def _card(info: ModelInfo, name: str) -> ModelCard:
-    inputs = ["text", "image"] if info.takes_images else ["text"]
     return ModelCard(
         id=name,
         created=info.created,
         max_model_len=info.n_ctx,
         context_length=info.n_ctx,
-        architecture=Modalities(
-            input_modalities=inputs, output_modalities=["text" if info.pooling is None else "embeddings"]
-        ),
-        meta=ModelFacts(
-            vocab_type=info.vocab_type,
-            n_vocab=info.n_vocab,
-            n_ctx=info.n_ctx,
-            n_ctx_train=info.n_ctx_train,
-            n_embd=info.n_embd,
-            n_params=info.parameters,
-            size=info.size_bytes,
-        ),
+        architecture=modalities(info.pooling, takes_images=info.takes_images),
+        meta=model_facts(info),
     )
 
 
-def _ability(info: ModelInfo, name: str) -> ModelCapabilities:
-    if info.pooling is not None:
+def model_facts(info: ModelInfo) -> ModelFacts:
+    """The facts of a loaded model."""
+    return ModelFacts(
+        vocab_type=info.vocab_type,
+        n_vocab=info.n_vocab,
+        n_ctx=info.n_ctx,
+        n_ctx_train=info.n_ctx_train,
+        n_embd=info.n_embd,
+        n_params=info.parameters,
+        size=info.size_bytes,
+    )
+
+
+def modalities(pooling: Pooling | None, *, takes_images: bool) -> Modalities:
+    """The inputs and outputs of a model with this pooling."""
+    return Modalities(
+        input_modalities=["text", "image"] if takes_images else ["text"],
+        output_modalities=["text" if pooling is None else "embeddings"],
+    )
+
+
+def model_capabilities(name: str, pooling: Pooling | None, *, takes_images: bool) -> ModelCapabilities:
+    """The abilities of a model with this pooling."""
+    if pooling is not None:
         return ModelCapabilities(
-            name=name, model=name, capabilities=["rerank" if info.pooling is Pooling.RANK else "embedding"]
+            name=name, model=name, capabilities=["rerank" if pooling is Pooling.RANK else "embedding"]
         )
     return ModelCapabilities(
-        name=name,
-        model=name,
-        capabilities=["completion", "multimodal"] if info.takes_images else ["completion"],
+        name=name, model=name, capabilities=["completion", "multimodal"] if takes_images else ["completion"]
     )
 
 
-def _of_anthropic(info: ModelInfo, name: str) -> AnthropicModel:
-    created_at = datetime.fromtimestamp(info.created, UTC).isoformat().replace("+00:00", "Z")
-    return AnthropicModel(id=name, display_name=name, created_at=created_at, max_input_tokens=info.n_ctx)
+def anthropic_model(name: str, created: int, n_ctx: int) -> AnthropicModel:
+    """A model in Anthropic's list; `created` is in Unix seconds."""
+    created_at = datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z")
+    return AnthropicModel(id=name, display_name=name, created_at=created_at, max_input_tokens=n_ctx)
+
+
+def anthropic_list(models: list[AnthropicModel]) -> AnthropicModelList:
+    """Anthropic's list of models."""
+    return AnthropicModelList(
+        data=models,
+        first_id=models[0].id if models else None,
+        last_id=models[-1].id if models else None,
+    )

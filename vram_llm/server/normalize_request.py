@@ -53,10 +53,10 @@ class NormalizeRequestMiddleware:
             if not message.get("more_body", False):
                 break
         else:
-            return _again(message, receive)  # the client is gone
+            return receive_again(message, receive)  # the client is gone
         decoded = await run_in(BODIES, _decompressed, bytes(body), encoding, self._max_body_bytes)
         count_bytes(len(decoded))
-        return _again({"type": "http.request", "body": decoded, "more_body": False}, receive)
+        return receive_again({"type": "http.request", "body": decoded, "more_body": False}, receive)
 
 
 def _decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
@@ -97,7 +97,8 @@ def _members(body: bytes, window: int, max_bytes: int) -> bytes | None:
     return None
 
 
-def _again(first: Message, receive: Receive) -> Receive:
+def receive_again(first: Message, receive: Receive) -> Receive:
+    """A `receive` that gives the message `first`, then those of `receive`. It keeps `first` until then."""
     waiting = [first]
 
     async def again() -> Message:

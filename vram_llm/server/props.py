@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from vram_llm._version import __version__
 from vram_llm.engine.model_info import ModelInfo
+from vram_llm.server.config import ServerConfig
 from vram_llm.server.openapi import refusals
 from vram_llm.server.replies import PRESENT
 from vram_llm.server.sampling_defaults import default_sampling
@@ -55,27 +56,32 @@ def props_router(serving: ServingContext) -> APIRouter:
 
     @router.get("/props", summary="Default settings", responses=refusals(503))
     async def props() -> Props:
-        info = serving.loaded_model()
-        return Props(
-            default_generation_settings=GenerationSettings(params=_params(serving, info), n_ctx=info.n_ctx),
-            total_slots=info.parallel,
-            model_alias=info.name,
-            model_path=info.path,
-            modalities=InputModalities(vision=info.takes_images),
-            chat_template=info.chat_template or "",
-            chat_template_tool_use=info.tool_template,
-            bos_token=info.bos_token,
-            eos_token=info.eos_token,
-        )
+        return props_of(serving.loaded_model(), serving.config)
 
     return router
 
 
-def _params(serving: ServingContext, info: ModelInfo) -> dict[str, Any]:
-    sampling = asdict(default_sampling(info, serving.config))
+def props_of(info: ModelInfo, config: ServerConfig, *, is_sleeping: bool = False) -> Props:
+    """The facts and defaults of a model that was loaded."""
+    return Props(
+        default_generation_settings=GenerationSettings(params=_params(info, config), n_ctx=info.n_ctx),
+        total_slots=info.parallel,
+        model_alias=info.name,
+        model_path=info.path,
+        modalities=InputModalities(vision=info.takes_images),
+        chat_template=info.chat_template or "",
+        chat_template_tool_use=info.tool_template,
+        bos_token=info.bos_token,
+        eos_token=info.eos_token,
+        is_sleeping=is_sleeping,
+    )
+
+
+def _params(info: ModelInfo, config: ServerConfig) -> dict[str, Any]:
+    sampling = asdict(default_sampling(info, config))
     seed = sampling.pop("seed")
     del sampling["logit_bias"]
-    budget = serving.config.reasoning_budget
+    budget = config.reasoning_budget
     return {
         "seed": LLAMA_SERVER_RANDOM_SEED if seed is None else seed,
         **sampling,

@@ -125,11 +125,11 @@ def count_bytes(n_bytes: int) -> None:
 
 
 def _parse_large(kind: type[T], body: bytes) -> T:
-    _check_values(body)
+    check_values(body)
     return parse(kind, body)
 
 
-def _check_values(body: bytes) -> None:
+def check_values(body: bytes) -> None:
     """Raises BodyTooLarge for JSON of too many values or strings; takes time for each string."""
     if _n_values(body, 0, len(body)) <= MAX_VALUES and body.count(b'"') <= 2 * MAX_STRINGS:
         return  # with the commas and quotes of texts

@@ -87,30 +87,19 @@ class ServingContext:
     def generation_model(self, name: str | None) -> ModelInfo:
         """`model(name)`, if it generates text. Raises WrongModel, and the errors of `model`."""
         info = self.model(name)
-        if info.pooling is not None:
-            does = "ranks documents: POST /v1/rerank" if info.pooling is Pooling.RANK else _EMBEDS
-            raise WrongModel(f"'{info.name}' writes no text; it {does}", "model")
+        check_generates(info.name, info.pooling)
         return info
 
     def embedding_model(self, name: str | None) -> ModelInfo:
         """`model(name)`, if it makes embeddings. Raises WrongModel, and the errors of `model`."""
         info = self.model(name)
-        if info.pooling is None:
-            raise WrongModel(
-                f"'{info.name}' is served to write text; for embeddings serve a model made for them, or this "
-                "one with --pooling",
-                "model",
-            )
-        if info.pooling is Pooling.RANK:
-            raise WrongModel(f"'{info.name}' ranks documents and makes no embeddings", "model")
+        check_embeds(info.name, info.pooling)
         return info
 
     def reranking_model(self, name: str | None) -> ModelInfo:
         """`model(name)`, if it is a reranker. Raises WrongModel, and the errors of `model`."""
         info = self.model(name)
-        if info.pooling is not Pooling.RANK:
-            does = "writes text" if info.pooling is None else _EMBEDS
-            raise WrongModel(f"'{info.name}' is not a reranker; it {does}", "model")
+        check_ranks(info.name, info.pooling)
         return info
 
     async def embed(self, request: EmbeddingRequest) -> Embedded:
@@ -149,14 +138,45 @@ class ServingContext:
         if info is None:
             self.check_ready()
             raise NotReady("Loading model")
-        if self.config.chat_template is not None:
-            return replace(info, chat_template=self.config.chat_template, tool_template=None)
-        return info
+        return with_template(info, self.config)
 
     def names(self, info: ModelInfo) -> tuple[str, ...]:
         """All names of the model."""
         path = PurePath(info.path)
         return (info.name, *self.config.aliases, path.name, path.stem)
+
+
+def with_template(info: ModelInfo, config: ServerConfig) -> ModelInfo:
+    """`info` with the chat template of the settings, if they have one."""
+    if config.chat_template is None:
+        return info
+    return replace(info, chat_template=config.chat_template, tool_template=None)
+
+
+def check_generates(name: str, pooling: Pooling | None) -> None:
+    """Raises WrongModel if a model with this pooling does not write text."""
+    if pooling is not None:
+        does = "ranks documents: POST /v1/rerank" if pooling is Pooling.RANK else _EMBEDS
+        raise WrongModel(f"'{name}' writes no text; it {does}", "model")
+
+
+def check_embeds(name: str, pooling: Pooling | None) -> None:
+    """Raises WrongModel if a model with this pooling does not make embeddings."""
+    if pooling is None:
+        raise WrongModel(
+            f"'{name}' is served to write text; for embeddings serve a model made for them, or this "
+            "one with --pooling",
+            "model",
+        )
+    if pooling is Pooling.RANK:
+        raise WrongModel(f"'{name}' ranks documents and makes no embeddings", "model")
+
+
+def check_ranks(name: str, pooling: Pooling | None) -> None:
+    """Raises WrongModel if a model with this pooling is not a reranker."""
+    if pooling is not Pooling.RANK:
+        does = "writes text" if pooling is None else _EMBEDS
+        raise WrongModel(f"'{name}' is not a reranker; it {does}", "model")
 
 
 def adapters_by_name(info: ModelInfo) -> dict[str, tuple[int, ...]]:

@@ -1,9 +1,11 @@
 """Devices and host of /status: the plan's bytes, llama.cpp's, and the driver's readings."""
 
 from dataclasses import asdict
+from typing import Any
 
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.machine.device_readings import DeviceReading
+from vram_llm.machine.types import Device
 from vram_llm.planner.estimates import DeviceEstimate, HostEstimate, MemoryUse
 from vram_llm.planner.types import HOST, Placement, Plan, PlannedDevice
 from vram_llm.server.metrics.status_reply import (
@@ -28,9 +30,15 @@ def devices_of(
 ) -> list[StatusDevice]:
     """The devices of a plan whose engine is process `pid`."""
     return [
-        _device(index, device, plan, info, reading.card(device), pid)
+        _planned_device(index, device, plan, info, reading.card(device), pid)
         for index, device in enumerate(plan.devices)
     ]
+
+
+def idle_device(index: int, device: Device, reading: SystemReading) -> StatusDevice:
+    """A device that no plan uses."""
+    card = reading.card(device)
+    return _device(index, device, _planned(None, 0, 0), card, other_bytes=card and card.used_bytes)
 
 
 def host_of(plan: Plan, info: ModelInfo | None, reading: SystemReading) -> StatusHost:
@@ -79,7 +87,7 @@ def _planned(estimate: DeviceEstimate | HostEstimate | None, overhead: int, rese
     )
 
 
-def _device(
+def _planned_device(
     index: int,
     device: PlannedDevice,
     plan: Plan,
@@ -89,7 +97,32 @@ def _device(
 ) -> StatusDevice:
     own = None if card is None else card.own_bytes(pid)
     used = None if card is None else card.used_bytes
+    return _device(
+        index,
+        device,
+        planned_on(device, plan),
+        card,
+        measured=measured_on(device.id, info),
+        own_bytes=own,
+        other_bytes=None if own is None or used is None else max(used - own, 0),
+        layers=plan.placement.first_and_last(device.id),
+        moved=_moved(plan.placement, device.id),
+    )
+
+
+def _device(
+    index: int, device: Device, planned: PlannedBytes, card: DeviceReading | None, **of_plan: Any
+) -> StatusDevice:
+    """`of_plan` are the fields that a plan and its engine give; without them, no plan uses the device."""
     reasons = None if card is None else card.throttle_reasons
+    read: dict[str, Any] = {name: None if card is None else getattr(card, name) for name in _READ}
+    nothing: dict[str, Any] = {
+        "measured": None,
+        "own_bytes": None,
+        "other_bytes": None,
+        "layers": None,
+        "moved": [],
+    }
     return StatusDevice(
         index=index,
         id=device.id,
@@ -97,16 +130,11 @@ def _device(
         backend=device.kind.value,
         total_bytes=(card and card.total_bytes) or device.total_bytes,
         free_bytes=None if card is None else card.free_bytes,
-        planned=planned_on(device, plan),
-        measured=measured_on(device.id, info),
-        own_bytes=own,
-        other_bytes=None if own is None or used is None else max(used - own, 0),
-        layers=plan.placement.first_and_last(device.id),
-        moved=_moved(plan.placement, device.id),
+        planned=planned,
         throttle_reasons=None if reasons is None else list(reasons),
         pcie=None if card is None or card.pcie is None else StatusPcie(**asdict(card.pcie)),
         processes=_processes(card),
-        **{name: None if card is None else getattr(card, name) for name in _READ},
+        **(nothing | of_plan | read),
     )
 
 

@@ -1,5 +1,7 @@
 """GET /metrics, for Prometheus."""
 
+from collections.abc import Callable
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as _TEXT
@@ -18,7 +20,7 @@ from vram_llm.server.metrics.text_format import TextSink
 from vram_llm.server.metrics.vllm_families import add_vllm_families
 from vram_llm.server.serving_context import ServingContext
 
-_OPENMETRICS = "application/openmetrics-text"
+OPENMETRICS = "application/openmetrics-text"
 
 
 def add_families(sink: FamilySink, engine: Engine, reading: SystemReading) -> None:
@@ -30,6 +32,24 @@ def add_families(sink: FamilySink, engine: Engine, reading: SystemReading) -> No
     add_vllm_families(sink, activity, name, info)
     add_llama_server_families(sink, activity)
     add_own_families(sink, activity, phase_of(engine), devices, host)
+
+
+def encoded(add_all: Callable[[FamilySink], None], accepted: str) -> Response:
+    """The families in the format that a client accepts, by prometheus_client."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_OnceCollector(add_all))
+    encode, content_type = choose_encoder(accepted)
+    return Response(encode(registry), headers={"content-type": content_type})
+
+
+class _OnceCollector(Collector):
+    def __init__(self, add_all: Callable[[FamilySink], None]) -> None:
+        self._add_all = add_all
+
+    def collect(self) -> list[Metric]:
+        sink = MetricSink()
+        self._add_all(sink)
+        return sink.found
 
 
 class ServerCollector(Collector):
@@ -64,7 +84,7 @@ def metrics_router(serving: ServingContext, readings: SystemReadings) -> APIRout
     async def metrics(http: Request) -> Response:
         reading = await readings.latest(engine.activity.pid)
         accepted = http.headers.get("accept", "")
-        if _OPENMETRICS not in accepted:
+        if OPENMETRICS not in accepted:
             try:
                 add_families(text, engine, reading)
             finally:

@@ -15,6 +15,7 @@ from vram_llm.engine.bucket_counts import BucketCounts
 
 Labels = tuple[str, ...]
 Samples = list[tuple[Labels, float]]  # values of labels, and a value
+Observed = list[tuple[Labels, BucketCounts]]
 Labelled = Iterable[tuple[Labels, float | None]]  # None: not known
 
 
@@ -26,10 +27,8 @@ class FamilySink(Protocol):
     ) -> None:
         """A family with at least one sample."""
 
-    def add_histogram(
-        self, name: str, text: str, names: Labels, values: Labels, observed: BucketCounts
-    ) -> None:
-        """A histogram of one set of labels."""
+    def add_histogram(self, name: str, text: str, names: Labels, observed: Observed) -> None:
+        """A family of histograms, at least one."""
 
 
 class MetricSink:
@@ -48,14 +47,13 @@ class MetricSink:
             family.add_metric(values, value)
         self.found.append(family)
 
-    def add_histogram(
-        self, name: str, text: str, names: Labels, values: Labels, observed: BucketCounts
-    ) -> None:
+    def add_histogram(self, name: str, text: str, names: Labels, observed: Observed) -> None:
         """See FamilySink."""
         family = HistogramMetricFamily(name, text, labels=names)
-        bounds = (*(str(float(bound)) for bound in observed.bounds), "+Inf")
-        buckets = list(zip(bounds, map(float, accumulate(observed.counts)), strict=True))
-        family.add_metric(values, buckets, observed.total)
+        for values, counts in observed:
+            bounds = (*(str(float(bound)) for bound in counts.bounds), "+Inf")
+            buckets = list(zip(bounds, map(float, accumulate(counts.counts)), strict=True))
+            family.add_metric(values, buckets, counts.total)
         self.found.append(family)
 
 
@@ -85,7 +83,7 @@ class Families:
 
     def histogram(self, name: str, text: str, observed: BucketCounts) -> None:
         """A histogram of what was observed."""
-        self._sink.add_histogram(self._prefix + name, text, self._names, self._values, observed)
+        self._sink.add_histogram(self._prefix + name, text, self._names, [(self._values, observed)])
 
     def _add(
         self, kind: Literal["gauge", "counter"], name: str, text: str, labels: Labels, samples: Labelled

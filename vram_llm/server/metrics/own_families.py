@@ -9,6 +9,7 @@ from vram_llm.planner.types import HOST
 from vram_llm.server.metrics.families import Families, FamilySink, Labelled
 from vram_llm.server.metrics.status_reply import BufferBytes, EnginePhase, StatusDevice, StatusHost
 
+_PREFIX = "vram_llm:"
 _PHASES: tuple[EnginePhase, ...] = ("loading", "ready", "restarting", "stopping", "failed")
 _DEVICE = ("device", "name")
 _GAUGES = (
@@ -46,17 +47,41 @@ def add_own_families(
     host: StatusHost,
 ) -> None:
     """Add the families; devices and host are those of /status."""
-    families = Families(sink, "vram_llm:", {})
+    add_engine_families(sink, activity, phase, devices, host)
+    add_machine_families(sink, devices, host)
+
+
+def add_engine_families(
+    sink: FamilySink,
+    activity: EngineActivity,
+    phase: EnginePhase,
+    devices: Sequence[StatusDevice],
+    host: StatusHost,
+) -> None:
+    """Add the families of one engine, with the memory that its plan has and that it holds."""
+    families = Families(sink, _PREFIX, {})
     _add_engine(families, activity, phase)
     _add_steps(families, activity)
     _add_cache(families, activity)
     _add_memory(families, devices, host)
+
+
+def add_machine_families(sink: FamilySink, devices: Sequence[StatusDevice], host: StatusHost) -> None:
+    """Add the families of the computer: the version, the host's memory, the driver's readings."""
+    families = Families(sink, _PREFIX, {})
+    families.gauges("build_info", "The version.", ("version",), [((__version__,), 1)])
+    for name, text, value in (
+        ("host_total_bytes", "The host's memory.", host.total_bytes),
+        ("host_available_bytes", "The host's available memory.", host.available_bytes),
+        ("host_own_bytes", "Memory of the engine's process, mapped files included.", host.own_bytes),
+        ("host_swap_used_bytes", "Memory in swap.", host.swap_used_bytes),
+    ):
+        families.gauge(name, text, value)
     _add_readings(families, devices)
 
 
 def _add_engine(families: Families, activity: EngineActivity, phase: EnginePhase) -> None:
     speed = activity.plan.speed
-    families.gauges("build_info", "The version.", ("version",), [((__version__,), 1)])
     families.gauges("engine_state", "1: the engine's state.", ("state",), _one_of(phase, _PHASES))
     families.counter("engine_restarts", "Times that the engine was started again.", activity.n_restarts)
     families.gauge("engine_uptime_seconds", "Time since the load.", activity.uptime_s)
@@ -112,13 +137,6 @@ def _add_memory(families: Families, devices: Sequence[StatusDevice], host: Statu
     held = [sample for i, name, each in places for sample in _by_kind(i, name, each.measured)]
     families.gauges("device_planned_bytes", "Memory that the plan gives to each kind.", labels, planned)
     families.gauges("device_held_bytes", "Memory of llama.cpp's buffers, by llama.cpp.", labels, held)
-    for name, text, value in (
-        ("host_total_bytes", "The host's memory.", host.total_bytes),
-        ("host_available_bytes", "The host's available memory.", host.available_bytes),
-        ("host_own_bytes", "Memory of the engine's process, mapped files included.", host.own_bytes),
-        ("host_swap_used_bytes", "Memory in swap.", host.swap_used_bytes),
-    ):
-        families.gauge(name, text, value)
 
 
 def _add_readings(families: Families, devices: Sequence[StatusDevice]) -> None:

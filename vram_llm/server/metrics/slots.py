@@ -6,6 +6,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from vram_llm.engine.activity import EngineActivity
+from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request_metrics import RequestSnapshot
 from vram_llm.server.errors import Unavailable
 from vram_llm.server.metrics.shown_requests import shown_requests
@@ -27,6 +29,7 @@ class SlotState(BaseModel):
     """A slot, with the fields of llama-server's server_slot::to_json; `id_task` is a request's id here."""
 
     id: int
+    model: Annotated[str | None, PRESENT] = None  # if the server has several
     n_ctx: int
     speculative: bool
     is_processing: bool
@@ -63,17 +66,25 @@ def slots_router(serving: ServingContext) -> APIRouter:
     @router.get("/slots", summary="Sequences that are computed")
     async def slots(fail_on_no_slot: Annotated[str, Query()] = "") -> list[SlotState]:
         info, activity = serving.loaded_model(), serving.engine.activity
-        running = {each.id: each for each in shown_requests(serving) if each.state != "waiting"}
-        by_number = {number: running[i] for i, number in numbers.of(running, info.parallel).items()}
-        if fail_on_no_slot and len(by_number) >= info.parallel:
+        found = slot_states(info, activity, shown_requests(serving), numbers)
+        if fail_on_no_slot and all(slot.is_processing for slot in found):
             raise Unavailable("no slot available")
-        is_speculative = activity.totals.n_drafts > 0
-        return [
-            _slot(number, info.n_ctx, is_speculative, by_number.get(number))
-            for number in range(max(info.parallel, len(by_number)))
-        ]
+        return found
 
     return router
+
+
+def slot_states(
+    info: ModelInfo, activity: EngineActivity, requests: Iterable[RequestSnapshot], numbers: SlotNumbers
+) -> list[SlotState]:
+    """The slots of a model with these requests in flight."""
+    running = {each.id: each for each in requests if each.state != "waiting"}
+    by_number = {number: running[i] for i, number in numbers.of(running, info.parallel).items()}
+    is_speculative = activity.totals.n_drafts > 0
+    return [
+        _slot(number, info.n_ctx, is_speculative, by_number.get(number))
+        for number in range(max(info.parallel, len(by_number)))
+    ]
 
 
 def _slot(number: int, n_ctx: int, speculative: bool, request: RequestSnapshot | None) -> SlotState:

@@ -1,7 +1,5 @@
 """GET /status: devices, load and requests in one object, for dashboards and `vram-llm watch`."""
 
-from collections.abc import Iterable
-
 from fastapi import APIRouter
 
 from vram_llm._version import __version__
@@ -9,6 +7,7 @@ from vram_llm.engine.activity import EngineActivity
 from vram_llm.engine.engine_protocol import Engine
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request_metrics import RequestSnapshot
+from vram_llm.planner.types import Plan
 from vram_llm.server.metrics.device_status import devices_of, host_of
 from vram_llm.server.metrics.shown_requests import shown_requests
 from vram_llm.server.metrics.status_reply import (
@@ -47,18 +46,13 @@ def status_router(serving: ServingContext, readings: SystemReadings) -> APIRoute
             devices = [device.model_copy(update={"processes": None}) for device in devices]
         return StatusReply(
             version=__version__,
-            model=StatusModel(
-                id=plan.model.name if info is None else info.name,
-                file=plan.model.path,
-                n_ctx=plan.context.n_ctx,
-                parallel=plan.context.parallel,
-            ),
-            engine=_engine(engine, activity),
+            model=model_status(plan.model.name if info is None else info.name, plan),
+            engine=engine_status(engine, activity),
             devices=devices,
             host=host_of(plan, info, reading),
-            load=_load(activity),
-            totals=_totals(activity),
-            requests=_requests(shown_requests(serving)),
+            load=load_status(activity),
+            totals=totals_status(activity),
+            requests=[request_status(request) for request in shown_requests(serving)],
         )
 
     return router
@@ -70,7 +64,15 @@ def phase_of(engine: Engine) -> EnginePhase:
     return _PHASES.get(engine.state, loading)
 
 
-def _engine(engine: Engine, activity: EngineActivity) -> StatusEngine:
+def model_status(name: str, plan: Plan) -> StatusModel:
+    """The model of a plan."""
+    return StatusModel(
+        id=name, file=plan.model.path, n_ctx=plan.context.n_ctx, parallel=plan.context.parallel
+    )
+
+
+def engine_status(engine: Engine, activity: EngineActivity) -> StatusEngine:
+    """The state of an engine."""
     return StatusEngine(
         state=phase_of(engine),
         reason=engine.detail or None,
@@ -79,7 +81,8 @@ def _engine(engine: Engine, activity: EngineActivity) -> StatusEngine:
     )
 
 
-def _load(activity: EngineActivity) -> StatusLoad:
+def load_status(activity: EngineActivity) -> StatusLoad:
+    """The load of an engine."""
     recent, speed = activity.recent, activity.plan.speed
     return StatusLoad(
         n_running=activity.n_running,
@@ -94,7 +97,8 @@ def _load(activity: EngineActivity) -> StatusLoad:
     )
 
 
-def _totals(activity: EngineActivity) -> StatusTotals:
+def totals_status(activity: EngineActivity) -> StatusTotals:
+    """The counts of an engine."""
     totals = activity.totals
     return StatusTotals(
         prompt_tokens=totals.n_begun_prompt_tokens,
@@ -106,15 +110,14 @@ def _totals(activity: EngineActivity) -> StatusTotals:
     )
 
 
-def _requests(requests: Iterable[RequestSnapshot]) -> list[StatusRequest]:
-    return [
-        StatusRequest(
-            id=request.id,
-            state=request.state,
-            prompt_tokens=request.prompt_tokens,
-            cached_tokens=request.cached_tokens,
-            generated_tokens=request.generated_tokens,
-            age_s=request.age_s,
-        )
-        for request in requests
-    ]
+def request_status(request: RequestSnapshot, model: str | None = None) -> StatusRequest:
+    """A request in flight; `model` is its model's name where there are several."""
+    return StatusRequest(
+        id=request.id,
+        model=model,
+        state=request.state,
+        prompt_tokens=request.prompt_tokens,
+        cached_tokens=request.cached_tokens,
+        generated_tokens=request.generated_tokens,
+        age_s=request.age_s,
+    )

@@ -1,8 +1,10 @@
 """The reply to GET /status. Bytes are whole numbers, times are seconds, shares 0 to 1; null is unknown."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel
+
+from vram_llm.server.replies import PRESENT
 
 EnginePhase = Literal["loading", "ready", "restarting", "stopping", "failed"]
 
@@ -137,9 +139,10 @@ class StatusTotals(BaseModel):
 
 
 class StatusRequest(BaseModel):
-    """A request in flight."""
+    """A request in flight; `model` is there if the server has several."""
 
     id: str
+    model: Annotated[str | None, PRESENT] = None
     state: Literal["waiting", "prefill", "decode"]
     prompt_tokens: int | None
     cached_tokens: int | None
@@ -147,8 +150,27 @@ class StatusRequest(BaseModel):
     age_s: float
 
 
+class StatusFleetModel(BaseModel):
+    """A model of a fleet. Bytes are planned, by device id and "host"; null: nothing of it is loaded."""
+
+    id: str
+    state: str
+    detail: str | None
+    why: str  # it is on these devices
+    device_bytes: dict[str, int]
+    n_ctx: int
+    replicas: int
+    waiting: int
+    in_flight: int
+    idle_s: float | None
+    n_loads: int
+    load_s: float | None
+    engine: StatusEngine | None
+    load: StatusLoad | None
+
+
 class StatusReply(BaseModel):
-    """All of it."""
+    """The state of the server. Of a fleet, loads and counts are sums, and `models` has each model."""
 
     version: str
     model: StatusModel
@@ -158,3 +180,4 @@ class StatusReply(BaseModel):
     load: StatusLoad
     totals: StatusTotals
     requests: list[StatusRequest]
+    models: Annotated[list[StatusFleetModel] | None, PRESENT] = None

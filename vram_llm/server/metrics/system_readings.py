@@ -10,7 +10,7 @@ from threading import Thread
 
 from vram_llm.machine.device_readings import DeviceReader, DeviceReading
 from vram_llm.machine.host import HostReading, read_host_memory
-from vram_llm.planner.types import PlannedDevice
+from vram_llm.machine.types import Device
 
 EVERY_S = 1.0
 _MOST_S = 2.0  # a driver may hang with a card that is gone
@@ -23,8 +23,8 @@ class SystemReading:
     cards: tuple[DeviceReading, ...]
     host: HostReading
 
-    def card(self, device: PlannedDevice) -> DeviceReading | None:
-        """The card that a plan's device is, by its identity; None for a worker's, or another maker's."""
+    def card(self, device: Device) -> DeviceReading | None:
+        """The card that a device is, by its identity; None for a worker's, or another maker's."""
         if device.endpoint is not None:
             return None
         for card in self.cards:

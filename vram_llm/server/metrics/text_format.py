@@ -11,8 +11,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from vram_llm.engine.bucket_counts import BucketCounts
-from vram_llm.server.metrics.families import Labels, MetricSink, Samples
+from vram_llm.server.metrics.families import Labels, MetricSink, Observed, Samples
 
 _MOST_KEPT = 10_000  # labels of adapters may change without end
 _N_HEAD = 2  # lines before a family's samples
@@ -49,20 +48,20 @@ class TextSink:
                 lines.append(head)
             lines.append(f"{start}{float(value)!r}\n")
 
-    def add_histogram(
-        self, name: str, text: str, names: Labels, values: Labels, observed: BucketCounts
-    ) -> None:
+    def add_histogram(self, name: str, text: str, names: Labels, observed: Observed) -> None:
         """See FamilySink."""
-        key = name, values
-        if (known := self._kept.get(key)) is None:
-            sink = MetricSink()
-            sink.add_histogram(name, text, names, values, observed)
-            known = self._keep(key, sink)
-        head, *starts = known
-        counts = list(accumulate(observed.counts))
-        figures = (*counts, counts[-1], observed.total)
-        self._lines.append(head)
-        self._lines += [f"{start}{figure}\n" for start, figure in zip(starts, figures, strict=True)]
+        for number, (values, counted) in enumerate(observed):
+            key = name, values
+            if (known := self._kept.get(key)) is None:
+                sink = MetricSink()
+                sink.add_histogram(name, text, names, [(values, counted)])
+                known = self._keep(key, sink)
+            head, *starts = known
+            counts = list(accumulate(counted.counts))
+            figures = (*counts, counts[-1], counted.total)
+            if not number:
+                self._lines.append(head)
+            self._lines += [f"{start}{figure}\n" for start, figure in zip(starts, figures, strict=True)]
 
     def _keep(self, key: tuple[str, Labels], sink: MetricSink) -> list[str]:
         """A family as prometheus_client writes it: its head, and each sample's line up to the value."""

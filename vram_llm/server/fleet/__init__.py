@@ -1,0 +1,1 @@
+"""HTTP for a fleet: one application in front of several models, whose engines come and go."""

@@ -1,0 +1,136 @@
+"""GET /health, /, /props and DELETE /requests/{id} of a fleet."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from vram_llm._version import __version__
+from vram_llm.fleet.snapshots import ModelState
+from vram_llm.server.api_keys import current_key
+from vram_llm.server.errors import ModelNotAllowed, NoSuchRequest, NotReady
+from vram_llm.server.fleet.context import FleetContext
+from vram_llm.server.fleet.machine_status import running_models
+from vram_llm.server.fleet.ports import ServedFleet
+from vram_llm.server.fleet.readiness import Readiness
+from vram_llm.server.fleet.served_models import ServedModels
+from vram_llm.server.openapi import refusals
+from vram_llm.server.props import Props, props_of
+from vram_llm.server.replies import Health
+from vram_llm.server.serving_context import with_template
+from vram_llm.server.ui.cancel_routes import CancelledRequest, cancelling_client
+from vram_llm.server.ui.page import Page, wants_page
+
+
+def fleet_health_router(
+    context: FleetContext, fleet: ServedFleet, models: ServedModels, readiness: Readiness
+) -> APIRouter:
+    """GET /health: 200 once the models of the start are loaded; others load when they are asked for."""
+    router = APIRouter(tags=["health"])
+
+    @router.get(
+        "/health",
+        summary="200 when ready, 503 before",
+        responses=refusals(503),
+        response_model_exclude_none=True,
+    )
+    async def health() -> Health:
+        is_stranger = context.is_asked_by_stranger
+        if is_stranger and readiness.phase != "ready":
+            raise NotReady("Not ready")
+        readiness.check_ready()
+        if is_stranger:
+            return Health(warnings=None)
+        warnings = [
+            f"{each.model.name}: {warning}"
+            for each in running_models(fleet, models)
+            for warning in each.engine.warnings
+        ]
+        return Health(warnings=warnings or None)
+
+    return router
+
+
+def fleet_root_router(
+    context: FleetContext, models: ServedModels, readiness: Readiness, page: Page
+) -> APIRouter:
+    """GET /: 200 as soon as the server listens. Where keys are needed, strangers learn the name alone."""
+    router = APIRouter(tags=["health"])
+
+    @router.get(
+        "/",
+        summary="Name, version and endpoints; HTML for browsers",
+        response_model=dict[str, Any],
+        responses={200: {"content": {"text/html": {}}}},
+    )
+    async def root(http: Request, reply: Response) -> Response | dict[str, Any]:
+        if wants_page(http):
+            return page.reply("index.html", http)
+        reply.headers["vary"] = "accept"
+        endpoints = {"openai": "/v1", "anthropic": "/v1/messages", "document": "/openapi.json"}
+        if context.is_asked_by_stranger:
+            return {"name": "vram-llm", "endpoints": endpoints}
+        names = [model.name for model in models]
+        return {
+            "name": "vram-llm",
+            "version": __version__,
+            "status": readiness.phase,
+            "model": names[0],
+            "models": names,
+            "endpoints": endpoints,
+        }
+
+    return router
+
+
+def fleet_props_router(fleet: ServedFleet, models: ServedModels) -> APIRouter:
+    """GET /props?model=NAME: llama-server's facts of a model; without a name, those of its router."""
+    router = APIRouter(tags=["models"])
+
+    @router.get("/props", summary="Default settings", responses=refusals(403, 404, 503), response_model=None)
+    async def props(model: Annotated[str, Query()] = "") -> Props | dict[str, Any]:
+        if not model:
+            return _router_props([each.name for each in models])
+        key = current_key.get()
+        found, shown = models.resolve(model, key)
+        if not key.may_use(shown):
+            raise ModelNotAllowed(f"The API key '{key.name}' may not use the model '{shown}'", "model")
+        if found.info is None:
+            raise NotReady(
+                f"The model '{found.name}' was not loaded yet, and its properties are in its file; "
+                "POST /models/load loads it"
+            )
+        is_sleeping = fleet.snapshot(found.name).state is not ModelState.RESIDENT
+        return props_of(with_template(found.info, found.config), found.config, is_sleeping=is_sleeping)
+
+    return router
+
+
+def fleet_cancel_router(context: FleetContext, fleet: ServedFleet, models: ServedModels) -> APIRouter:
+    """DELETE /requests/{id}: end a request in flight, whichever model answers it."""
+    router = APIRouter(tags=["dashboard"])
+
+    @router.delete(
+        "/requests/{request_id}", summary="End a request in flight", responses=refusals(401, 403, 404)
+    )
+    async def cancel(request_id: str) -> CancelledRequest:
+        client = cancelling_client(context.config)
+        if not any(each.engine.cancel(request_id, client) for each in running_models(fleet, models)):
+            raise NoSuchRequest(f"No request '{request_id[:80]}' is in flight, or it is another client's")
+        return CancelledRequest(id=request_id)
+
+    return router
+
+
+def _router_props(names: Sequence[str]) -> dict[str, Any]:
+    """The reply of llama-server's router (tools/server/server-models.cpp, get_router_props)."""
+    return {
+        "role": "router",
+        "models_autoload": True,
+        "max_instances": len(names),
+        "model_alias": "vram-llm",
+        "model_path": "none",
+        "default_generation_settings": {"params": {}, "n_ctx": 0},
+        "build_info": f"vram-llm {__version__}",
+    }

@@ -1,0 +1,28 @@
+"""The fleet and the reading of its configuration, as the HTTP server sees them."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from vram_llm.engine.engine_protocol import Engine
+from vram_llm.fleet.snapshots import FleetEvent, FleetModel
+
+
+class ServedFleet(Protocol):
+    """Engines of several models. fleet.manager.Fleet implements it, and describes each method."""
+
+    def lease(self, model: str) -> AbstractAsyncContextManager[Engine]: ...
+
+    async def load(self, model: str) -> None: ...
+
+    async def unload(self, model: str) -> None: ...
+
+    async def sleep(self, model: str | None = None) -> None: ...
+
+    def snapshot(self, model: str) -> FleetModel: ...
+
+    def snapshots(self) -> tuple[FleetModel, ...]: ...
+
+    def engine(self, model: str) -> Engine | None: ...
+
+    def events(self) -> AsyncIterator[FleetEvent]: ...
