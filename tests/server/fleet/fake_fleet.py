@@ -21,7 +21,7 @@ from vram_llm.server.fleet.app import FleetParts, create_fleet_app
 from vram_llm.server.fleet.model_events import ModelEvents
 from vram_llm.server.fleet.readiness import Readiness
 from vram_llm.server.fleet.reloading import ReadSettings, Reloader
-from vram_llm.server.fleet.served_models import FleetSettings, ServedModels
+from vram_llm.server.fleet.routed_models import FleetSettings, RoutedModels
 from vram_llm.units import GIB
 
 CARDS = (local(0), local(1))
@@ -160,7 +160,7 @@ class FleetUnderTest:
         settings = settings_of(*models, **{k: v for k, v in options.items() if k == "request_timeout_s"})
         self.config = ServerConfig(**options)
         self.fleet = FakeFleet(settings.plan)
-        self.models = ServedModels(self.fleet, settings)
+        self.models = RoutedModels(self.fleet, settings)
         self.readiness = Readiness()
         self.readiness.become_ready()
         self.events = ModelEvents(self.fleet, 10.0)

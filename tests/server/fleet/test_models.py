@@ -16,7 +16,7 @@ from vram_llm.errors import BadConfig
 from vram_llm.fleet.snapshots import ModelState
 from vram_llm.planner.fleet.types import FleetPlan
 from vram_llm.server.api_keys import ANYBODY
-from vram_llm.server.fleet.served_models import FleetSettings
+from vram_llm.server.fleet.routed_models import FleetSettings
 from vram_llm.server.keys_file import KeyScope, add_key
 from vram_llm.units import GIB
 

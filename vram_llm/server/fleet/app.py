@@ -25,8 +25,8 @@ from vram_llm.server.fleet.orders import ORDER_BODIES, orders_router
 from vram_llm.server.fleet.ports import ServedFleet
 from vram_llm.server.fleet.readiness import Readiness
 from vram_llm.server.fleet.reloading import Reloader
-from vram_llm.server.fleet.served_models import ServedModels
-from vram_llm.server.fleet.status import fleet_status_router
+from vram_llm.server.fleet.routed_models import RoutedModels
+from vram_llm.server.fleet.status import fleet_slots_router, fleet_status_router
 from vram_llm.server.health import version_router
 from vram_llm.server.metrics.system_readings import SystemReadings
 from vram_llm.server.openapi import document
@@ -39,7 +39,7 @@ class FleetParts:
     """The parts of a fleet's server that its application is made of, and that outlive each request."""
 
     fleet: ServedFleet
-    models: ServedModels
+    models: RoutedModels
     readiness: Readiness
     reloader: Reloader
     events: ModelEvents
@@ -71,7 +71,7 @@ def create_fleet_app(
         logs_router(logs or LogRing(), context), events_router(parts.events, models),
         orders_router(fleet, models, parts.reloader), fleet_props_router(fleet, models),
         fleet_status_router(context, fleet, models, readiness, readings),
-        fleet_metrics_router(fleet, models, readings),
+        fleet_slots_router(context, fleet, models), fleet_metrics_router(fleet, models, readings),
     ):  # fmt: skip
         app.include_router(router)
     add_twice(app, fleet_health_router(context, fleet, models, readiness), documented="")
@@ -84,7 +84,7 @@ def create_fleet_app(
 class _AllQueues:
     """The requests of all engines together."""
 
-    def __init__(self, fleet: ServedFleet, models: ServedModels) -> None:
+    def __init__(self, fleet: ServedFleet, models: RoutedModels) -> None:
         self._fleet = fleet
         self._models = models
 

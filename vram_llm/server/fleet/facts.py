@@ -14,7 +14,7 @@ from vram_llm.server.fleet.context import FleetContext
 from vram_llm.server.fleet.machine_status import running_models
 from vram_llm.server.fleet.ports import ServedFleet
 from vram_llm.server.fleet.readiness import Readiness
-from vram_llm.server.fleet.served_models import ServedModels
+from vram_llm.server.fleet.routed_models import RoutedModels
 from vram_llm.server.openapi import refusals
 from vram_llm.server.props import Props, props_of
 from vram_llm.server.replies import Health
@@ -24,7 +24,7 @@ from vram_llm.server.ui.page import Page, wants_page
 
 
 def fleet_health_router(
-    context: FleetContext, fleet: ServedFleet, models: ServedModels, readiness: Readiness
+    context: FleetContext, fleet: ServedFleet, models: RoutedModels, readiness: Readiness
 ) -> APIRouter:
     """GET /health: 200 once the models of the start are loaded; others load when they are asked for."""
     router = APIRouter(tags=["health"])
@@ -53,7 +53,7 @@ def fleet_health_router(
 
 
 def fleet_root_router(
-    context: FleetContext, models: ServedModels, readiness: Readiness, page: Page
+    context: FleetContext, models: RoutedModels, readiness: Readiness, page: Page
 ) -> APIRouter:
     """GET /: 200 as soon as the server listens. Where keys are needed, strangers learn the name alone."""
     router = APIRouter(tags=["health"])
@@ -84,7 +84,7 @@ def fleet_root_router(
     return router
 
 
-def fleet_props_router(fleet: ServedFleet, models: ServedModels) -> APIRouter:
+def fleet_props_router(fleet: ServedFleet, models: RoutedModels) -> APIRouter:
     """GET /props?model=NAME: llama-server's facts of a model; without a name, those of its router."""
     router = APIRouter(tags=["models"])
 
@@ -107,7 +107,7 @@ def fleet_props_router(fleet: ServedFleet, models: ServedModels) -> APIRouter:
     return router
 
 
-def fleet_cancel_router(context: FleetContext, fleet: ServedFleet, models: ServedModels) -> APIRouter:
+def fleet_cancel_router(context: FleetContext, fleet: ServedFleet, models: RoutedModels) -> APIRouter:
     """DELETE /requests/{id}: end a request in flight, whichever model answers it."""
     router = APIRouter(tags=["dashboard"])
 

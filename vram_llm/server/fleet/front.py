@@ -17,7 +17,7 @@ from vram_llm.server.api_keys import current_key
 from vram_llm.server.fleet.context import LeasedModel, leased_model
 from vram_llm.server.fleet.ports import ServedFleet
 from vram_llm.server.fleet.route_kinds import route_kind
-from vram_llm.server.fleet.served_models import ServedModel, ServedModels
+from vram_llm.server.fleet.routed_models import RoutedModel, RoutedModels
 from vram_llm.server.generation import while_connected
 from vram_llm.server.normalize_request import receive_again
 from vram_llm.server.read_body import LARGE_BYTES, check_values
@@ -32,10 +32,10 @@ class FleetFrontMiddleware:
     """ASGI middleware inside all others. A request holds a lease of its model until its answer has ended.
 
     The body is read once, and passed on as one message. Raises RequestError, RequestTimeout,
-    ClientDisconnect, and the errors of ServedModels.find and Fleet.lease.
+    ClientDisconnect, and the errors of RoutedModels.find and Fleet.lease.
     """
 
-    def __init__(self, app: ASGIApp, fleet: ServedFleet, models: ServedModels) -> None:
+    def __init__(self, app: ASGIApp, fleet: ServedFleet, models: RoutedModels) -> None:
         self._app = app
         self._fleet = fleet
         self._models = models
@@ -67,7 +67,7 @@ class FleetFrontMiddleware:
             finally:
                 leased_model.reset(token)
 
-    async def _leased(self, model: ServedModel, receive: Receive, stack: AsyncExitStack) -> Engine:
+    async def _leased(self, model: RoutedModel, receive: Receive, stack: AsyncExitStack) -> Engine:
         """The model's engine; `stack` gives it back. The wait ends with the client, or the request's time."""
         limit_s, began_at = model.config.request_timeout_s, record_of_request().began_at
         rest_s = max(began_at + limit_s - monotonic(), 0.0) if limit_s else None
@@ -83,7 +83,7 @@ class FleetFrontMiddleware:
             raise ClientDisconnect
         return engine
 
-    def _check_loaded(self, model: ServedModel) -> None:
+    def _check_loaded(self, model: RoutedModel) -> None:
         if self._fleet.snapshot(model.name).state is not ModelState.RESIDENT:
             raise RequestError(f"The model '{model.name}' is not loaded, and autoload is off", "model")
 

@@ -10,7 +10,7 @@ from vram_llm.engine.engine_protocol import Engine
 from vram_llm.machine.host import HostReading
 from vram_llm.machine.types import Device
 from vram_llm.server.fleet.ports import ServedFleet
-from vram_llm.server.fleet.served_models import ServedModel, ServedModels
+from vram_llm.server.fleet.routed_models import RoutedModel, RoutedModels
 from vram_llm.server.metrics.device_status import devices_of, host_of, idle_device
 from vram_llm.server.metrics.status_reply import (
     BufferBytes,
@@ -28,12 +28,12 @@ B = TypeVar("B", bound=BufferBytes)
 class RunningModel:
     """A model with an engine, and its activity at one moment."""
 
-    model: ServedModel
+    model: RoutedModel
     engine: Engine
     activity: EngineActivity
 
 
-def running_models(fleet: ServedFleet, models: ServedModels) -> list[RunningModel]:
+def running_models(fleet: ServedFleet, models: RoutedModels) -> list[RunningModel]:
     """The models that have engines, in the plan's order."""
     found = [(model, fleet.engine(model.name)) for model in models]
     return [RunningModel(model, engine, engine.activity) for model, engine in found if engine is not None]

@@ -11,7 +11,7 @@ from vram_llm.fleet.snapshots import FleetModel, ModelState
 from vram_llm.server.api_keys import current_key
 from vram_llm.server.fleet.machine_status import RunningModel, fleet_devices, fleet_host, running_models
 from vram_llm.server.fleet.ports import ServedFleet
-from vram_llm.server.fleet.served_models import ServedModels
+from vram_llm.server.fleet.routed_models import RoutedModels
 from vram_llm.server.metrics.device_status import devices_of, host_of
 from vram_llm.server.metrics.exposition import OPENMETRICS, encoded
 from vram_llm.server.metrics.families import Families, FamilySink, Labels, Observed, Samples
@@ -55,7 +55,7 @@ class FamiliesOfModels:
             sink.add_histogram(name, text, _LABEL + names, observed)
 
 
-def fleet_metrics_router(fleet: ServedFleet, models: ServedModels, readings: SystemReadings) -> APIRouter:
+def fleet_metrics_router(fleet: ServedFleet, models: RoutedModels, readings: SystemReadings) -> APIRouter:
     """The route. Counts of a model begin anew with each load. `?model=NAME`: that model's alone."""
     router = APIRouter(tags=["metrics"])
     text = TextSink()

@@ -11,7 +11,7 @@ from vram_llm.fleet.snapshots import FleetModel, ModelState
 from vram_llm.server.api_keys import current_key
 from vram_llm.server.fleet.ports import ServedFleet
 from vram_llm.server.fleet.reloading import Reloader
-from vram_llm.server.fleet.served_models import ServedModel, ServedModels
+from vram_llm.server.fleet.routed_models import RoutedModel, RoutedModels
 from vram_llm.server.models import (
     ANTHROPIC,
     anthropic_list,
@@ -81,7 +81,7 @@ class FleetModelList(BaseModel):
 
 
 def fleet_models_router(
-    fleet: ServedFleet, models: ServedModels, created: int, reloader: Reloader
+    fleet: ServedFleet, models: RoutedModels, created: int, reloader: Reloader
 ) -> APIRouter:
     """Routes that list the models under their names, aliases and adapters. `created` is in Unix seconds."""
     router = APIRouter(tags=["models"], responses=refusals(503))
@@ -121,7 +121,7 @@ def router_status(state: ModelState) -> RouterStatus:
     return _ROUTER_STATUS.get(state, "unloaded")
 
 
-def _card(model: ServedModel, name: str, now: FleetModel, created: int) -> FleetModelCard:
+def _card(model: RoutedModel, name: str, now: FleetModel, created: int) -> FleetModelCard:
     n_ctx, info = model.plan.context.n_ctx_seq, model.info
     return FleetModelCard(
         id=name,
@@ -145,7 +145,7 @@ def _card(model: ServedModel, name: str, now: FleetModel, created: int) -> Fleet
     )
 
 
-def _of_anthropic(model: ServedModel, name: str, created: int) -> AnthropicModel:
+def _of_anthropic(model: RoutedModel, name: str, created: int) -> AnthropicModel:
     info = model.info
     if info is None:
         return anthropic_model(name, created, model.plan.context.n_ctx_seq)

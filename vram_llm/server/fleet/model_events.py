@@ -12,7 +12,7 @@ from vram_llm.fleet.snapshots import FleetEvent, ModelState
 from vram_llm.server.api_keys import ApiKey, current_key
 from vram_llm.server.fleet.model_cards import router_status
 from vram_llm.server.fleet.ports import ServedFleet
-from vram_llm.server.fleet.served_models import ServedModels
+from vram_llm.server.fleet.routed_models import RoutedModels
 from vram_llm.server.generation import cancel_and_wait
 from vram_llm.server.sse import COMMENT, HEADERS
 
@@ -40,7 +40,7 @@ class ModelEvents:
         self._has_ended = True
         self._put(None)
 
-    async def stream(self, models: ServedModels, key: ApiKey) -> AsyncIterator[bytes]:
+    async def stream(self, models: RoutedModels, key: ApiKey) -> AsyncIterator[bytes]:
         """Server-sent events about models that the key may use, from now on."""
         if self._has_ended:
             return
@@ -73,7 +73,7 @@ class ModelEvents:
             _offer(queue, event)
 
 
-def events_router(events: ModelEvents, models: ServedModels) -> APIRouter:
+def events_router(events: ModelEvents, models: RoutedModels) -> APIRouter:
     """The route of the stream."""
     router = APIRouter(tags=["models"])
 
@@ -102,7 +102,7 @@ def _as_event(event: FleetEvent) -> Event:
     return {"model": event.model, "event": "model_status", "data": data}
 
 
-def _may_see(name: str, models: ServedModels, key: ApiKey) -> bool:
+def _may_see(name: str, models: RoutedModels, key: ApiKey) -> bool:
     if name == "*" or key.models is None:
         return True
     try:

@@ -16,7 +16,7 @@ from vram_llm.fleet.snapshots import ModelState
 from vram_llm.server.api_keys import current_key
 from vram_llm.server.fleet.ports import ServedFleet
 from vram_llm.server.fleet.reloading import Reloader
-from vram_llm.server.fleet.served_models import ServedModels
+from vram_llm.server.fleet.routed_models import RoutedModels
 from vram_llm.server.known_fields import Fields
 from vram_llm.server.openapi import body_route, refusals
 from vram_llm.server.read_body import read_fields
@@ -46,7 +46,7 @@ class OrderReply(BaseModel):
 ORDER_BODIES = (OrderFields, SleepFields)
 
 
-def orders_router(fleet: ServedFleet, models: ServedModels, reloader: Reloader) -> APIRouter:
+def orders_router(fleet: ServedFleet, models: RoutedModels, reloader: Reloader) -> APIRouter:
     """Routes of orders. With API keys they need the scope `admin`."""
     router, running = APIRouter(tags=["models"]), set[asyncio.Task[None]]()
 

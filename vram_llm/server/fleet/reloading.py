@@ -9,7 +9,7 @@ from vram_llm.planner.fleet.types import FleetPlan
 from vram_llm.server.api_keys import STRANGER, current_key
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.errors import MissingScope
-from vram_llm.server.fleet.served_models import FleetSettings, ServedModels
+from vram_llm.server.fleet.routed_models import FleetSettings, RoutedModels
 
 log = logging.getLogger("vram_llm.fleet")
 
@@ -25,7 +25,7 @@ class Reloader:
 
     def __init__(
         self,
-        models: ServedModels,
+        models: RoutedModels,
         config: ServerConfig,
         *,
         read: ReadSettings | None,

@@ -1,4 +1,4 @@
-"""GET /status and /slots of a fleet: sums over its models, and each model; ?model=NAME: one alone."""
+"""GET /status and /slots of a fleet: sums over its models, and each model."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -14,7 +14,7 @@ from vram_llm.server.fleet.context import FleetContext
 from vram_llm.server.fleet.machine_status import RunningModel, fleet_devices, fleet_host, running_models
 from vram_llm.server.fleet.ports import ServedFleet
 from vram_llm.server.fleet.readiness import Readiness
-from vram_llm.server.fleet.served_models import ServedModel, ServedModels
+from vram_llm.server.fleet.routed_models import RoutedModel, RoutedModels
 from vram_llm.server.metrics.shown_requests import shown
 from vram_llm.server.metrics.slots import SlotNumbers, SlotState, slot_states
 from vram_llm.server.metrics.status import (
@@ -38,13 +38,12 @@ from vram_llm.server.openapi import refusals
 def fleet_status_router(
     context: FleetContext,
     fleet: ServedFleet,
-    models: ServedModels,
+    models: RoutedModels,
     readiness: Readiness,
     readings: SystemReadings,
 ) -> APIRouter:
-    """The routes. Like those of one model, they hide other clients' ids on a server that is open to all."""
+    """The route. Like that of one model, it hides other clients' ids on a server that is open to all."""
     router = APIRouter(tags=["metrics"])
-    numbers: dict[str, SlotNumbers] = {}
 
     @router.get("/status", summary="Models, devices, load and requests")
     async def status() -> StatusReply:
@@ -77,6 +76,14 @@ def fleet_status_router(
             ],
         )  # fmt: skip
 
+    return router
+
+
+def fleet_slots_router(context: FleetContext, fleet: ServedFleet, models: RoutedModels) -> APIRouter:
+    """The slots of all models that are loaded; ?model=NAME: those of one."""
+    router = APIRouter(tags=["metrics"])
+    numbers: dict[str, SlotNumbers] = {}
+
     @router.get("/slots", summary="Sequences that are computed", responses=refusals(404, 503))
     async def slots(
         model: Annotated[str, Query()] = "", fail_on_no_slot: Annotated[str, Query()] = ""
@@ -99,7 +106,7 @@ def fleet_status_router(
     return router
 
 
-def _fleet_model(model: ServedModel, now: FleetModel, running: RunningModel | None) -> StatusFleetModel:
+def _fleet_model(model: RoutedModel, now: FleetModel, running: RunningModel | None) -> StatusFleetModel:
     return StatusFleetModel(
         id=model.name,
         state=now.state.value,

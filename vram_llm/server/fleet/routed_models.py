@@ -26,7 +26,7 @@ class FleetSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServedModel:
+class RoutedModel:
     """A model of the fleet. `info` is that of its last load; None: it was never loaded."""
 
     spec: FleetModelSpec
@@ -81,24 +81,24 @@ class ServedModel:
         return True
 
 
-class ServedModels:
+class RoutedModels:
     """The models as they are now. `settings` are replaced when the configuration is read again."""
 
     def __init__(self, fleet: ServedFleet, settings: FleetSettings) -> None:
         self._fleet = fleet
         self.settings = settings
 
-    def __iter__(self) -> Iterator[ServedModel]:
+    def __iter__(self) -> Iterator[RoutedModel]:
         return (self.named(packed.spec.name) for packed in self.settings.plan.models)
 
-    def named(self, name: str) -> ServedModel:
+    def named(self, name: str) -> RoutedModel:
         """The model of this very name. Raises KeyError."""
         packed = self.settings.plan[name]
         try:
             info = self._fleet.snapshot(name).info
         except UnknownModel:  # it is about to be added
             info = None
-        return ServedModel(
+        return RoutedModel(
             spec=packed.spec,
             plan=packed.ways[0].plan,
             n_replicas=len(packed.ways),
@@ -106,7 +106,7 @@ class ServedModels:
             info=info,
         )
 
-    def find(self, asked: str | None, kind: RouteKind, key: ApiKey) -> ServedModel:
+    def find(self, asked: str | None, kind: RouteKind, key: ApiKey) -> RoutedModel:
         """The model for a request that names `asked`, or none.
 
         Without a name: the first model that serves the kind of route and that the key may use. Raises
@@ -120,7 +120,7 @@ class ServedModels:
         model.check_serves(kind)
         return model
 
-    def resolve(self, asked: str, key: ApiKey) -> tuple[ServedModel, str]:
+    def resolve(self, asked: str, key: ApiKey) -> tuple[RoutedModel, str]:
         """A model, and the name of it that answers show. Raises UnknownModel.
 
         Names come before aliases, these before adapters, these before names of files.
@@ -137,7 +137,7 @@ class ServedModels:
                 return model, model.name
         raise UnknownModel(f"The model '{asked[:200]}' does not exist here; {self._names_for(key)}", "model")
 
-    def _default(self, kind: RouteKind, key: ApiKey) -> ServedModel:
+    def _default(self, kind: RouteKind, key: ApiKey) -> RoutedModel:
         allowed = [model for model in self if key.may_use(model.name)]
         if not allowed:
             raise ModelNotAllowed(f"The API key '{key.name}' may use no model by its name", "model")
