@@ -159,7 +159,7 @@ async def test_a_changed_file_is_planned_anew(client: EngineClient, model: Path,
     (process,) = engine_processes()
     process.suspend()
     waiting = asyncio.create_task(anext(client.generate(make_request("of the old model"))))
-    await until(lambda: len(client._in_flight) == 1, "the request in flight")
+    await until(lambda: len(client.in_flight) == 1, "the request in flight")
     os.replace(other, model)
     process.kill()
     with pytest.raises(ModelChanged, match="holds another model now"):
@@ -180,7 +180,7 @@ async def test_the_other_model_answers_requests_that_waited(
             asyncio.create_task(http.post("/v1/completions", json={"prompt": "a", "max_tokens": 3} | more))
             for more in ({}, {"stream": True})
         ]
-        await until(lambda: len(client._in_flight) == 2, "the requests in flight")
+        await until(lambda: len(client.in_flight) == 2, "the requests in flight")
         os.replace(other, model)
         process.kill()
         assert [(await soon(answer)).status_code for answer in asked] == [200, 200]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from vram_llm.engine import wire
-from vram_llm.engine.in_flight import RequestsInFlight
+from vram_llm.engine.in_flight import HandedOver, RequestsInFlight
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Request, SamplingParams, TokenEvent
 from vram_llm.errors import EngineDied, PoisonRequest, RequestCancelled, RequestTimeout
 
@@ -23,11 +23,11 @@ class Recorder:
         self.requests.note_ready()
         self.add(*names)
 
-    def add(self, *names: str, **options: Any) -> None:
+    def add(self, *names: str, n_deaths: int = 0, **options: Any) -> None:
         for name in names:
             self.got[name] = []
             request = Request(id=name, prompt="p", **options)
-            self.requests.add(wire.Submit(request), self.got[name].append)
+            self.requests.add(wire.Submit(request), self.got[name].append, n_deaths)
 
     def token(self, name: str, token: int = 7, ending: FinishReason | None = None) -> None:
         self.requests.deliver([TokenEvent(id=name, token_ids=(token,), finish_reason=ending)])
@@ -231,3 +231,68 @@ def test_requests_are_cancelled_by_their_owner() -> None:
     assert recorder.sent[-2:] == [wire.Cancel("chat-a-0"), wire.Cancel("chat-a-1")]
     assert recorder.requests.cancel("chat-ab-0", None)
     assert len(recorder.requests) == 0
+
+
+# -- other engines of the model ------------------------------------------------------------------
+
+
+def test_a_death_hands_requests_over_where_others_take_them() -> None:
+    recorder = Recorder("a", "waits", "drawn")
+    recorder.add("whole", whole=True)
+    recorder.requests.waiting = frozenset({"waits"})
+    recorder.token("drawn")
+    recorder.token("whole", 7)
+    recorder.requests.hands_over = lambda: True
+    recorder.die()
+    ends = {name: got[-1] for name, got in recorder.got.items()}
+    assert [type(end) for end in ends.values()] == [HandedOver, HandedOver, EngineDied, HandedOver]
+    assert [(ends[i].written, ends[i].n_deaths) for i in ("a", "waits", "whole")] == [
+        ((), 1),
+        ((), 0),
+        ((7,), 1),
+    ]
+    assert len(recorder.requests) == 0
+    recorder.restart()
+    assert recorder.sent == []
+
+
+def test_a_request_that_an_engine_died_of_is_on_trial_elsewhere_and_holds_nobody_up() -> None:
+    recorder = Recorder("own")
+    recorder.add("suspect", "other suspect", n_deaths=1)
+    recorder.add("new")
+    assert recorder.names == ["own", "suspect", "new"]
+    recorder.die()
+    assert isinstance(recorder.got["suspect"][0], PoisonRequest)
+    assert [recorder.got[name] for name in ("own", "other suspect", "new")] == [[], [], []]
+    recorder.restart()
+    assert recorder.names == ["other suspect"]
+    recorder.token("other suspect")
+    assert recorder.names == ["other suspect", "own", "new"]
+
+
+def test_an_answer_goes_on_over_several_engines() -> None:
+    recorder = Recorder()
+    recorder.add("a", whole=True, written=(5, 6))
+    recorder.token("a", 7)
+    recorder.die()
+    recorder.restart()
+    assert recorder.sent[0].request.written == (5, 6, 7)
+    assert recorder.requests.finish("a")
+    recorder.requests.note_end()
+    assert recorder.requests.finish("a")
+    assert recorder.got["a"][-1].completion_tokens == 3
+
+
+def test_only_requests_that_wait_are_handed_back() -> None:
+    recorder = Recorder("runs", "waits")
+    recorder.requests.waiting = frozenset({"waits"})
+    assert [recorder.requests.hand_back(name) for name in ("runs", "waits", "waits", "none")] == [
+        False, True, False, False
+    ]  # fmt: skip
+    assert isinstance(recorder.got["waits"][0], HandedOver)
+    assert recorder.sent[-1] == wire.Cancel("waits")
+    recorder.requests.note_end()
+    recorder.add("held")
+    assert recorder.requests.all_waiting == {"waits", "held"}
+    assert recorder.requests.hand_back("held")
+    assert recorder.sent[-1] == wire.Cancel("waits")

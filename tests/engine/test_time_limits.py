@@ -56,17 +56,17 @@ async def test_in_the_queue(engine: EngineClient) -> None:
 async def test_while_it_runs(engine: EngineClient) -> None:
     stream = engine.generate(request("r", max_tokens=None, max_time_s=3600))
     events = [await soon(anext(stream))]
-    assert engine._in_flight.finish("r")  # as the timer does
+    assert engine.in_flight.finish("r")  # as the timer does
     events += [event async for event in stream]
     assert events[-1].finish_reason is FinishReason.LENGTH
     assert events[-1].completion_tokens == len(tokens_of(events)) < 30_000
-    assert not engine._in_flight.finish("r")
+    assert not engine.in_flight.finish("r")
 
 
 @pytest.mark.process
 async def test_an_engine_that_does_not_answer(engine: EngineClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_FINISH_GRACE_S", 0.05)
     stream = await begun(engine, "r", max_time_s=0.5)
-    monkeypatch.setattr(engine._in_flight, "finish", lambda request_id: True)
+    monkeypatch.setattr(engine.in_flight, "finish", lambda request_id: True)
     with pytest.raises(RequestTimeout):
         await soon(exhaust(stream))

@@ -78,7 +78,7 @@ class Target:
 
     @property
     def n_in_flight(self) -> int:
-        return len(self.engine._in_flight)
+        return len(self.engine.in_flight)
 
 
 @asynccontextmanager

@@ -56,7 +56,7 @@ async def test_requests_that_have_not_streamed_are_answered(
         for stream in (False, True)
     ]
     replies = [asyncio.create_task(client.post(path, json=body)) for path, body in bodies]
-    await until(lambda: len(engine._in_flight) == len(bodies), "all requests in flight")
+    await until(lambda: len(engine.in_flight) == len(bodies), "all requests in flight")
     process.kill()
     for (path, body), reply in zip(bodies, await soon(asyncio.gather(*replies)), strict=True):
         assert reply.status_code == 200, path

@@ -262,7 +262,7 @@ def test_the_last_tokens_before_a_pause_count_for_the_window_alone() -> None:
     assert not load.grows(200.3)  # too early for another sample
     counted = LoadCounts(generation_tokens=10, n_later=9, later_s=0.3)
     assert load.rates(counted, 203.0).generation_tokens_per_s == pytest.approx(2.0)
-    assert load.rates(counted, 206.0) == (0.0, 0.0, None, None)
+    assert load.rates(counted, 206.0) == (0.0, 0.0, None, None, 0, 0)
 
 
 # -- the real engine -----------------------------------------------------------------------------

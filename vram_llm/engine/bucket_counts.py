@@ -21,6 +21,15 @@ class BucketCounts:
         self.counts[bisect_left(self.bounds, value)] += n
         self.total += n * value
 
+    def add(self, other: "BucketCounts") -> None:
+        """Count the values of another histogram too. One's bounds are the beginning of the other's."""
+        if len(other.bounds) > len(self.bounds):
+            self.bounds = other.bounds
+        self.counts += [0] * (len(self.bounds) + 1 - len(self.counts))
+        for i, n in enumerate(other.counts):
+            self.counts[i] += n
+        self.total += other.total
+
     @property
     def count(self) -> int:
         """The number of values."""

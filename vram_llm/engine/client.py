@@ -11,6 +11,7 @@ import msgspec
 from vram_llm.engine import wire
 from vram_llm.engine.activity import EngineActivity
 from vram_llm.engine.answer_times import AnswerTimes
+from vram_llm.engine.in_flight import HandedOver
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.plan_source import Replan
 from vram_llm.engine.process import ProcessStarter
@@ -71,24 +72,25 @@ class EngineClient(EngineProcess):
     async def drain(self, grace_s: float) -> None:
         """Refuse new requests; give those in flight `grace_s` to finish, then end them with EngineDied."""
         self._set_state(EngineState.STOPPING, "shutting down")
-        if self._in_flight and grace_s:
+        if self.in_flight and grace_s:
             log.warning(
                 "waiting up to %.0f s for %d requests in flight; Ctrl+C again ends them now",
                 grace_s,
-                len(self._in_flight),
+                len(self.in_flight),
             )
         deadline = time.monotonic() + grace_s
-        while self._in_flight and time.monotonic() < deadline:
+        while self.in_flight and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-        self._in_flight.fail_all(EngineDied("the server is shutting down"))
+        self.in_flight.fail_all(EngineDied("the server is shutting down"))
 
     # -- requests --------------------------------------------------------------------------------
 
-    async def generate(self, request: Request) -> AsyncGenerator[TokenEvent, None]:
+    async def generate(self, request: Request, *, n_deaths: int = 0) -> AsyncGenerator[TokenEvent, None]:
         """Events of `request`; the last has a finish reason. Closing the iterator early cancels the request.
 
-        If the engine dies, the next one begins or continues the answer, see in_flight.py. Raises EngineDied,
-        Overloaded, RequestError (ContextExceeded, PoisonRequest and RequestTimeout among them).
+        If the engine dies, the next one begins or continues the answer, see in_flight.py. `n_deaths` other
+        engines died while they worked on it. Raises EngineDied (HandedOver), Overloaded, RequestError
+        (ContextExceeded, PoisonRequest and RequestTimeout among them).
         """
         self._admit(request.client)
         events: asyncio.Queue[TokenEvent | VramLLMError] = asyncio.Queue()
@@ -97,7 +99,7 @@ class EngineClient(EngineProcess):
         def deliver(event: TokenEvent | VramLLMError) -> None:
             if events.qsize() == MAX_UNREAD:
                 events.put_nowait(_unread())
-                self._in_flight.drop(request.id)
+                self.in_flight.drop(request.id)
             elif events.qsize() < MAX_UNREAD:
                 events.put_nowait(event)
 
@@ -106,9 +108,11 @@ class EngineClient(EngineProcess):
                 now = time.monotonic()
                 self._times.begin(request.id, request.client, request.max_tokens, now)
                 self._metrics.begin(request, now)
-                self._in_flight.add(wire.Submit(request), deliver)
+                self.in_flight.add(wire.Submit(request), deliver, n_deaths)
                 while not finished:
                     event = await events.get()
+                    if isinstance(event, HandedOver):
+                        self._metrics.forget(request.id)
                     if isinstance(event, VramLLMError):
                         self._metrics.end(request.id, FinishReason.ERROR.value, time.monotonic())
                         raise event
@@ -120,39 +124,47 @@ class EngineClient(EngineProcess):
                         raise _refusal(event, event.prompt_tokens)
                     yield event
             finally:
-                self._in_flight.drop(request.id)
+                self.in_flight.drop(request.id)
                 self._metrics.end(request.id, ABORT, now := time.monotonic())
                 self._times.end(request.id, now, is_whole=finished)
 
     def cancel(self, request_id: str, client: str | None) -> bool:
         """End a request, see engine_protocol.Engine."""
-        return self._in_flight.cancel(request_id, client)
+        return self.in_flight.cancel(request_id, client)
 
     async def tokenize(
-        self, text: str, *, add_special: bool, parse_special: bool, images: tuple[Image, ...] = ()
+        self,
+        text: str,
+        *,
+        add_special: bool,
+        parse_special: bool,
+        images: tuple[Image, ...] = (),
+        n_deaths: int = 0,
     ) -> list[int]:
         """The token ids of `text`, see llama.vocab.Vocab; -1 for each row of an image.
 
         Raises EngineDied, Overloaded, PoisonRequest, and RequestError for an image that cannot be read.
         """
         with self._count_question(), self._count_images(images):
-            answer = await self._ask(wire.Tokenize(uuid4().hex, text, add_special, parse_special, images))
+            answer = await self._ask(
+                wire.Tokenize(uuid4().hex, text, add_special, parse_special, images), n_deaths
+            )
         assert isinstance(answer, wire.Tokens)
         if answer.error is not None:
             raise RequestError(answer.error, answer.error_param)
         return answer.tokens
 
-    async def pieces(self, tokens: list[int]) -> list[bytes]:
+    async def pieces(self, tokens: list[int], *, n_deaths: int = 0) -> list[bytes]:
         """The bytes of each of `tokens`, which have to be in the vocabulary.
 
         Raises EngineDied, Overloaded, PoisonRequest.
         """
         with self._count_question():
-            answer = await self._ask(wire.Detokenize(uuid4().hex, tokens))
+            answer = await self._ask(wire.Detokenize(uuid4().hex, tokens), n_deaths)
         assert isinstance(answer, wire.Pieces)
         return answer.pieces
 
-    async def embed(self, request: EmbeddingRequest) -> wire.Embedded:
+    async def embed(self, request: EmbeddingRequest, *, n_deaths: int = 0) -> wire.Embedded:
         """The vectors or scores of the request's inputs. Cancelling the waiting task cancels the request.
 
         Only for a model whose plan has a pooling. Raises EngineDied, Overloaded, RequestError
@@ -164,18 +176,23 @@ class EngineClient(EngineProcess):
         self._metrics.begin(request, now)
         answer = None
         try:
-            answer = await self._ask(wire.Embed(request))
+            answer = await self._ask(wire.Embed(request), n_deaths)
             assert isinstance(answer, wire.Embedded)
             if answer.error is not None:
                 self._metrics.end(request.id, FinishReason.ERROR.value, time.monotonic())
                 raise _refusal(answer, answer.n_tokens[0] if answer.n_tokens else 0)
             self._metrics.note_embedded(request.id, sum(answer.n_tokens), time.monotonic())
+        except HandedOver:
+            self._metrics.forget(request.id)
+            raise
         finally:
             self._metrics.end(request.id, ABORT, now := time.monotonic())
             self._times.end(request.id, now, is_whole=answer is not None)
         return answer
 
-    async def _ask(self, question: wire.Tokenize | wire.Detokenize | wire.Embed) -> wire.Answer:
+    async def _ask(
+        self, question: wire.Tokenize | wire.Detokenize | wire.Embed, n_deaths: int
+    ) -> wire.Answer:
         answer: asyncio.Future[wire.Answer] = asyncio.get_running_loop().create_future()
 
         def settle(result: wire.Answer | VramLLMError) -> None:
@@ -187,10 +204,10 @@ class EngineClient(EngineProcess):
                 answer.set_result(result)
 
         try:
-            self._in_flight.add(question, settle)
+            self.in_flight.add(question, settle, n_deaths)
             return await answer
         finally:
-            self._in_flight.drop(question.id)
+            self.in_flight.drop(question.id)
 
     @contextlib.contextmanager
     def _time_limit(self, request: Request, put: Callable[[VramLLMError], None]) -> Iterator[None]:
@@ -203,7 +220,7 @@ class EngineClient(EngineProcess):
         error = _too_late(limit_s)
 
         def end() -> None:
-            if self._in_flight.finish(request.id):  # its last event comes, unless the engine does not answer
+            if self.in_flight.finish(request.id):  # its last event comes, unless the engine does not answer
                 timers.append(loop.call_later(_FINISH_GRACE_S, put, error))
             else:
                 put(error)
@@ -226,7 +243,7 @@ class EngineClient(EngineProcess):
     def _admit(self, client: str = "") -> None:
         """Raises EngineDied, Overloaded. A full queue takes more from clients with less than their share."""
         self._check_ready()
-        n = len(self._in_flight) - self._n_questions
+        n = len(self.in_flight) - self._n_questions
         times, limit = self._times, self.plan.context.parallel + MAX_WAITING
         n_more, share = times.n_of(client) + 1, limit // times.n_clients(client)
         if n < limit or (n_more <= share and n < _MOST_FOR_MANY * limit):
@@ -284,21 +301,21 @@ class EngineClient(EngineProcess):
                 self._metrics.note_events(events, now := time.monotonic())
                 if self._recent.grows(now):
                     self._recent.note(self._load_counts(self.totals), now)
-                self._in_flight.deliver(events)
+                self.in_flight.deliver(events)
             case DecodeTick(texts, tokens, ids):
                 self._n_unreported += len(tokens)
                 self._metrics.note_tick(ids, time.monotonic())
                 self._tick_ids = ids or self._tick_ids
                 columns = zip(self._tick_ids, texts, tokens, strict=True)
-                self._in_flight.deliver(
+                self.in_flight.deliver(
                     TokenEvent(id=i, text=text, token_ids=(token,)) for i, text, token in columns
                 )
             case wire.Waiting(ids):
-                self._in_flight.waiting = frozenset(ids)
+                self.in_flight.waiting = frozenset(ids)
                 self._times.note_waiting(ids, now := time.monotonic())
                 self._metrics.note_waiting(ids, now)
             case wire.Tokens() | wire.Pieces() | wire.Embedded():
-                self._in_flight.answer(message)
+                self.in_flight.answer(message)
             case None:
                 self._earlier, self.stats, self._n_unreported = self.totals, EngineStats(), 0
                 self._metrics.note_waiting((), time.monotonic())
@@ -326,7 +343,7 @@ class EngineClient(EngineProcess):
             uptime_s=None if self._ready_at is None else now - self._ready_at,
             totals=totals,
             recent=self._recent.rates(self._load_counts(totals), now),
-            requests=tuple(metrics.snapshots(self._in_flight.unsent, now)),
+            requests=tuple(metrics.snapshots(self.in_flight.unsent, now)),
             histograms=metrics.histograms,
             endings=metrics.endings,
             longest=metrics.longest,

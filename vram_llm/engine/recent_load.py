@@ -26,6 +26,8 @@ class RecentRates(NamedTuple):
     generation_tokens_per_s: float
     time_to_first_token_s: float | None
     inter_token_latency_s: float | None
+    n_first: int = 0  # first tokens
+    n_later: int = 0  # times between tokens
 
 
 class RecentLoad:
@@ -59,4 +61,6 @@ class RecentLoad:
             generated / seconds if seconds else 0.0,
             first_s / n_first if n_first else None,
             later_s / n_later if n_later else None,
+            n_first,
+            n_later,
         )

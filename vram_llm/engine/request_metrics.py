@@ -164,6 +164,11 @@ class RequestMetrics:
         if ending in (FinishReason.STOP, FinishReason.LENGTH):
             self._observe(times, now)
 
+    def forget(self, request_id: str) -> None:
+        """Another engine answers a request: it does not count here."""
+        if (times := self._requests.pop(request_id, None)) is not None:
+            times.is_over = True
+
     def _note_tokens(self, times: RequestTimes, n: int, now: float) -> None:
         if times.first_at is None:
             times.first_at = now

@@ -41,8 +41,9 @@ _KEPT_LINES = 50  # of standard error
 class EngineProcess(ABC):
     """One engine process, replaced by a new one when it dies. Use from one event loop.
 
-    `on_change` is called whenever `state` or `detail` change. `watchdog_s` is the Watchdog's limit. `replan`
-    plans again if the model's files have changed or memory ran out. Processes come from `processes`.
+    `on_change` and further `listeners` are called whenever `state` or `detail` change. `watchdog_s` is the
+    Watchdog's limit. `replan` plans again if the model's files have changed or memory ran out. Processes come
+    from `processes`.
     """
 
     def __init__(
@@ -62,9 +63,9 @@ class EngineProcess(ABC):
         self.detail = "starting"
         self.failure: VramLLMError | None = None  # why it is DEAD
         self.load_fraction = 0.0
-        self._in_flight = RequestsInFlight(self._send)
+        self.in_flight = RequestsInFlight(self._send)
         self._model_name = model_name
-        self._on_change = on_change
+        self.listeners = [on_change]
         self.n_restarts = 0  # times that another process was started
         self._restarts = RestartPolicy()
         self._outage = OutageWatch()
@@ -114,7 +115,7 @@ class EngineProcess(ABC):
     async def stop(self) -> None:
         """End the process and wait until it is gone."""
         self._set_state(EngineState.STOPPING, "shutting down")
-        self._in_flight.fail_all(EngineDied("the server is shutting down"))
+        self.in_flight.fail_all(EngineDied("the server is shutting down"))
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
@@ -143,17 +144,19 @@ class EngineProcess(ABC):
                 failure = await self._run_once()
                 self.failure = self._end(failure)
                 if self.failure is not None:
+                    if self.in_flight.hands_over():
+                        self.in_flight.note_death(failure)
                     lost = (
                         f"the engine process died ({failure}) and is not started again; the request was lost"
                     )
-                    self._in_flight.fail_all(EngineDied(lost))
+                    self.in_flight.fail_all(EngineDied(lost))
                     self._set_state(EngineState.DEAD, str(self.failure))
                     return
                 await self._await_restart(failure)
         except Exception as error:  # a bug here must not leave the API waiting for ever
             log.exception("the engine's supervisor failed")
             self.failure = EngineDied(f"the engine could not be started: {error}")
-            self._in_flight.fail_all(self.failure)
+            self.in_flight.fail_all(self.failure)
             self._set_state(EngineState.DEAD, str(self.failure))
 
     def _end(self, failure: VramLLMError) -> VramLLMError | None:
@@ -174,7 +177,7 @@ class EngineProcess(ABC):
     async def _await_restart(self, failure: VramLLMError) -> None:
         """Hold the requests in flight, and wait until it is time for the next start."""
         if self._ready_at is not None:
-            self._in_flight.note_death(failure)
+            self.in_flight.note_death(failure)
         delay_s = self._restarts.delay_s
         when = f"in {delay_s:.3g} s" if delay_s else "now"
         self.n_restarts += 1
@@ -226,7 +229,7 @@ class EngineProcess(ABC):
         try:
             self._send(wire.Start(self.plan, self._model_name, self._restarts.extra_buffers))
             failed = await self._read(reader)
-            self._in_flight.note_end()
+            self.in_flight.note_end()
             self._receive(None)
             self._set_state(EngineState.LOADING, self._hang or "the engine process has ended")
             self._writer.close()
@@ -304,10 +307,10 @@ class EngineProcess(ABC):
                     case wire.Ready(info):
                         self.info, self._ready_at = info, time.monotonic()
                         if self._has_other_model:
-                            self._in_flight.fail_all(ModelChanged(f"{self.plan.model.path} {_CHANGED}"))
+                            self.in_flight.fail_all(ModelChanged(f"{self.plan.model.path} {_CHANGED}"))
                             self._has_other_model = False
                         self._set_state(EngineState.READY, "")
-                        self._in_flight.note_ready()
+                        self.in_flight.note_ready()
                         self._processes.note_ready()
                     case wire.Notice(text):
                         notices.info(text)
@@ -326,7 +329,8 @@ class EngineProcess(ABC):
             return
         self.state, self.detail = state, detail
         self._changed.set()
-        self._on_change()
+        for on_change in self.listeners:
+            on_change()
 
 
 async def _watch_on(watch: Callable[[], Awaitable[None]]) -> None:

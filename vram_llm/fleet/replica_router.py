@@ -1,0 +1,136 @@
+"""Which replica gets a request, and which request another replica."""
+
+from collections.abc import Sequence
+
+from vram_llm.engine.in_flight import HandedOver
+from vram_llm.engine.request import TokenEvent
+from vram_llm.errors import EngineDied, ModelChanged, Overloaded, RequestCancelled, VramLLMError
+from vram_llm.fleet.prefix_index import NOTHING_HELD
+from vram_llm.fleet.replica import Replica
+from vram_llm.fleet.replica_choice import ReplicaLoad, StepCost, choose, pays_to_move
+from vram_llm.fleet.replica_requests import ReplicatedRequest, ReplicatedRequests
+from vram_llm.fleet.replica_speed import known_costs
+
+Refusals = dict[int, VramLLMError]  # by the index of the replica
+
+
+class ReplicaRouter:
+    """Sends requests to replicas, by facts of `requests` and the policy of replica_choice.py."""
+
+    def __init__(self, replicas: Sequence[Replica], requests: ReplicatedRequests) -> None:
+        self._replicas = replicas
+        self._requests = requests
+
+    def candidates(self, refusals: Refusals) -> list[int]:
+        """The replicas that may take a request: those that work, else those that are started again.
+
+        Raises EngineDied or Overloaded if there is none.
+        """
+        others = [(i, replica) for i, replica in enumerate(self._replicas) if i not in refusals]
+        found = [i for i, replica in others if replica.is_ready]
+        found = found or [i for i, replica in others if replica.takes_requests]
+        if found:
+            return found
+        if refusals:
+            raise _soonest(refusals)
+        details = dict.fromkeys(replica.engine.detail for replica in self._replicas)
+        raise EngineDied(f"the engine is not ready: {'; '.join(details)}")
+
+    def place(self, request: ReplicatedRequest, refusals: Refusals) -> Replica:
+        """The replica that gets a request now; not one of `refusals`. Raises EngineDied, Overloaded."""
+        candidates = self.candidates(refusals)
+        if request.is_moving and request.replica in candidates:
+            index = request.replica
+        else:
+            index = self._choose(request, [i for i in candidates if i not in request.left_by] or candidates)
+        replica, request.is_moving = self._replicas[index], False
+        self._requests.place(request, index, replica.index.find(request.keys))
+        replica.index.note(request.keys)
+        replica.n_requests += 1
+        return replica
+
+    def _choose(self, request: ReplicatedRequest, candidates: list[int]) -> int:
+        costs = self._costs()
+        candidates = sorted(candidates, key=lambda i: self._replicas[i].n_requests * costs[i].seconds(1))
+        loads = [self._load(i, costs[i], request) for i in candidates]
+        return candidates[choose(loads, request.left)]
+
+    def _costs(self) -> list[StepCost]:
+        for replica in self._replicas:
+            replica.meter.observe(replica.engine.stats)
+        return known_costs(replica.meter.cost for replica in self._replicas)
+
+    def _load(
+        self, index: int, cost: StepCost, request: ReplicatedRequest, n_ahead: int | None = None
+    ) -> ReplicaLoad:
+        replica = self._replicas[index]
+        held = replica.index.find(request.keys) if index != request.replica else request.held
+        cached = int(held.length * request.unit_tokens)
+        return self._requests.load(index, cost, replica.parallel, request, cached, n_ahead=n_ahead)
+
+    def even_out(self) -> None:
+        """Move requests that wait to replicas with free slots, if that pays."""
+        waiting = [replica.waiting for replica in self._replicas]
+        if not any(waiting):
+            return
+        costs, ids = self._costs(), frozenset[str]().union(*waiting)
+        for index, replica in enumerate(self._replicas):
+            if not replica.is_ready or waiting[index]:
+                continue
+            for request in self._requests.by_turn(ids):
+                if self._requests.n_at(index) >= replica.parallel:
+                    break
+                self._move_if_it_pays(request, index, costs)
+
+    def _move_if_it_pays(self, request: ReplicatedRequest, index: int, costs: list[StepCost]) -> None:
+        here = self._replicas[request.replica]
+        if request.replica == index or request.is_moving or index in request.left_by:
+            return
+        if here.is_ready:
+            n_ahead = list(self._requests.in_flight).index(request.asked.id)
+            stays = self._load(request.replica, costs[request.replica], request, n_ahead)
+            if not pays_to_move(stays, self._load(index, costs[index], request), request.left):
+                return
+        if here.engine.in_flight.hand_back(request.asked.id):
+            if here.is_ready:
+                request.left_by.add(request.replica)
+            request.replica, request.is_moving, request.held = index, True, NOTHING_HELD
+
+    # -- events ----------------------------------------------------------------------------------
+
+    def note_event(self, request: ReplicatedRequest, event: TokenEvent) -> None:
+        """An event of a request's answer."""
+        if event.prompt_tokens and not request.is_counted and not self._requests.count_prompt(request, event):
+            index = self._replicas[request.replica].index
+            index.drop_old(request.held.used)
+            index.note(request.keys)
+        request.note(event)
+
+    def note_refusal(
+        self, request: ReplicatedRequest, error: EngineDied | Overloaded, refusals: Refusals
+    ) -> None:
+        """Get a request ready for another replica. Raises an error if there is none for it."""
+        if isinstance(error, HandedOver):
+            if request.is_cancelled:
+                raise RequestCancelled(f"request {request.asked.id} was cancelled") from None
+            request.hand_over(error.written, error.n_deaths)
+            return
+        refusals[request.replica] = error
+        is_lost = isinstance(error, ModelChanged) or request.n_written > 0
+        if is_lost or not any(
+            replica.takes_requests for i, replica in enumerate(self._replicas) if i not in refusals
+        ):
+            raise _soonest(refusals) if isinstance(error, Overloaded) else error
+
+    def end(self, request: ReplicatedRequest, *, is_whole: bool) -> None:
+        """A request has ended; `is_whole`: with its whole answer."""
+        self._requests.end(request, is_whole=is_whole)
+        if is_whole and request.replica >= 0:
+            self._replicas[request.replica].index.note(request.later_keys)
+        self.even_out()
+
+
+def _soonest(refusals: Refusals) -> VramLLMError:
+    """The refusal of the replica that takes a request soonest."""
+    full = [error for error in refusals.values() if isinstance(error, Overloaded)]
+    return min(full, key=lambda error: error.retry_after_s) if full else next(iter(refusals.values()))
