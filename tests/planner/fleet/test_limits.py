@@ -53,7 +53,7 @@ def test_maximal_sets_equal_brute_force(
 def test_the_excess_is_said_by_device_and_group() -> None:
     limits = Limits(budgets={"GPU0": 10}, apart=(frozenset({"a", "b"}),))
     fitting = FittingModels(limits, {"a": [{"GPU0": 7}], "b": [{"GPU0": 6}]})
-    assert fitting.excess(["a", "b"]) == {"GPU0": 3, "a or b": 1}
+    assert fitting.excess(["a", "b"]) == {"GPU0": 3, "one of a, b": 1}
     assert fitting.fit(["a"])
 
 

@@ -56,10 +56,11 @@ class FittingModels:
         return not self.excess(names)
 
     def excess(self, names: Iterable[str]) -> dict[str, int]:
-        """Bytes over the budget of each device, and models too many in each group, named by its members."""
+        """Bytes over the budget of each device, by its id, and models too many in each group."""
         labels = [
             *self._limits.budgets,
-            *(" or ".join(sorted(group)) for group in (*self._limits.one_program, *self._limits.apart)),
+            *(f"one program on {', '.join(sorted(group))}" for group in self._limits.one_program),
+            *(f"one of {', '.join(sorted(group))}" for group in self._limits.apart),
         ]
         over = zip(labels, self._total(names), self._resources, strict=True)
         return {label: used - budget for label, used, budget in over if used > budget}

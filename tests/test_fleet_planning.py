@@ -1,0 +1,160 @@
+"""Fleets planned with llama.cpp's dry run; sets that fit are loaded on workers, to the byte."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from tests.zoo.loadable import LOADABLE, write_loadable
+from tools.random_model import write_llama
+from vram_llm.errors import BadPlan, DoesNotFit
+from vram_llm.llama import rpc
+from vram_llm.llama.devices import Servers
+from vram_llm.llama.dryrun.client import METHOD, DryRun
+from vram_llm.llama.model import LoadedModel
+from vram_llm.machine.types import Device, Host, Machine, Source
+from vram_llm.planner.fleet.fleet_json import fleet_from_json, fleet_to_json
+from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetSpec
+from vram_llm.planner.fleet.unloading import swap_table
+from vram_llm.planner.types import HOST, Serving, Workload
+from vram_llm.units import MIB
+from vram_llm.workflows.fleet_planning import plan_fleet
+
+pytestmark = pytest.mark.process
+
+_WORKLOAD = Workload(n_ctx=512, parallel=2, n_ubatch=64, reserve_bytes=0, serving=Serving(slots_ram_bytes=0))
+_RIGS = {
+    "a card for each of two": (14, 9, 3),
+    "equal cards": (9, 9, 9),
+    "one for all": (24,),
+    "the large one is split": (7, 7, 4),
+}
+"""MiB of each worker."""
+
+
+@pytest.fixture(scope="module")
+def dry() -> Iterator[DryRun]:
+    with DryRun() as dry_run:
+        yield dry_run
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """Paths of models of several architectures and sizes."""
+    folder = tmp_path_factory.mktemp("fleet")
+    written = {
+        "large": write_llama(folder / "large.gguf", n_embd=256, n_ff=(1024,) * 6, n_vocab=1000),
+        "chat": write_llama(folder / "chat.gguf", n_embd=256, n_ff=(512,) * 4),
+        "experts": write_loadable(LOADABLE["qwen3_moe"](), folder / "experts.gguf"),
+        "small": write_llama(folder / "small.gguf"),
+    }
+    return {name: str(path) for name, path in written.items()}
+
+
+@pytest.fixture(scope="module")
+def devices(workers: tuple[str, ...]) -> tuple[Device, ...]:
+    """The devices of three workers, with the whole host's memory each."""
+    return rpc.devices(workers)
+
+
+def _machine(devices: tuple[Device, ...], host: Host, mib: tuple[int, ...]) -> Machine:
+    limited = (
+        dataclasses.replace(device, free_bytes=n * MIB, memory_source=Source.GIVEN)
+        for device, n in zip(devices, mib, strict=False)
+    )
+    return Machine(devices=tuple(limited), host=host)
+
+
+def _spec(models: Mapping[str, str], **changes: object) -> FleetSpec:
+    specs = (FleetModelSpec(name=name, source=path, workload=_WORKLOAD) for name, path in models.items())
+    return dataclasses.replace(FleetSpec(models=tuple(specs)), **changes)  # type: ignore[arg-type]  # by name
+
+
+def _loaded_bytes(plan: FleetPlan, names: frozenset[str]) -> dict[str, int]:
+    """Bytes in llama.cpp's buffers by device with these models loaded at the same time, and on the host.
+
+    Each load is also compared with its own plan.
+    """
+    total: dict[str, int] = {}
+    servers: Servers = {}  # a worker does not answer a second connection
+    with ExitStack() as stack:
+        loaded = [
+            (way.plan, stack.enter_context(closing(LoadedModel(way.plan, servers=servers))))
+            for name in sorted(names)
+            for way in plan[name].ways
+        ]
+        for of, model in loaded:
+            held = {name: use.total_bytes for name, use in model.memory_use().items() if use.total_bytes}
+            planned = {use.id: use.total_bytes for use in of.estimate.devices}
+            planned[HOST] = of.estimate.host.total_bytes
+            assert held == {name: n_bytes for name, n_bytes in planned.items() if n_bytes}
+            for name, n_bytes in held.items():
+                total[name] = total.get(name, 0) + n_bytes
+    return total
+
+
+@pytest.mark.parametrize("rig", _RIGS)
+def test_every_set_that_fits_together_is_loaded_to_the_byte(
+    rig: str, models: Mapping[str, str], devices: tuple[Device, ...], host: Host, dry: DryRun
+) -> None:
+    machine = _machine(devices, host, _RIGS[rig])
+    plan = plan_fleet(_spec(models), machine, shares_workers=True, dry=dry)
+    assert all(way.plan.estimate.method == METHOD for model in plan.models for way in model.ways)
+    assert {name for names in plan.sets for name in names} == set(models)
+    for names in plan.sets:
+        held = _loaded_bytes(plan, names)
+        uses = [plan[name].uses for name in names]
+        for device_id, n_bytes in held.items():
+            assert n_bytes == sum(use.get(device_id, 0) for use in uses)
+            assert n_bytes <= plan.budgets[device_id]
+    assert fleet_from_json(fleet_to_json(plan), "plan") == plan
+
+
+def test_a_worker_serves_one_model_at_a_time(
+    models: Mapping[str, str], devices: tuple[Device, ...], host: Host, dry: DryRun
+) -> None:
+    """llama.cpp's worker serves one program, and each model has an engine process."""
+    two = {name: models[name] for name in ("chat", "small")}
+    asked: list[str] = []
+    plan = plan_fleet(_spec(two), _machine(devices, host, (64,)), on_model=asked.append, dry=dry)
+    assert asked == ["chat", "small"]
+    assert set(plan.sets) == {frozenset({"chat"}), frozenset({"small"})}
+    assert {(swap.asked, swap.unloaded) for swap in swap_table(plan)} == {
+        ("chat", frozenset({"small"})),
+        ("small", frozenset({"chat"})),
+    }
+
+
+def test_an_open_context_takes_what_every_set_leaves(
+    models: Mapping[str, str], devices: tuple[Device, ...], host: Host, dry: DryRun
+) -> None:
+    """The two share the card, and both fit it with the longer contexts that they get."""
+    spec = _spec({name: models[name] for name in ("chat", "small")})
+    wide = dataclasses.replace(_WORKLOAD, n_ctx=None, parallel=1)
+    open_specs = tuple(dataclasses.replace(model, workload=wide) for model in spec.models)
+    spec = dataclasses.replace(spec, models=open_specs)
+    plan = plan_fleet(spec, _machine(devices, host, (64,)), shares_workers=True, dry=dry)
+    assert plan.sets == (frozenset({"chat", "small"}),)
+    assert [model.ways[0].plan.context.n_ctx for model in plan.models] == [4096, 4096]
+
+
+def test_models_that_never_fit_are_refused_by_name(
+    models: Mapping[str, str], devices: tuple[Device, ...], host: Host, dry: DryRun
+) -> None:
+    machine = _machine(devices, dataclasses.replace(host, available_bytes=4 * MIB), (4,))
+    with pytest.raises(DoesNotFit, match="large can never be loaded"):
+        plan_fleet(_spec(models), machine, dry=dry)
+    pair = frozenset({"chat", "small"})
+    together = _spec({name: models[name] for name in sorted(pair)}, together=(pair,))
+    with pytest.raises(DoesNotFit, match="chat and small are to be resident together and never fit: an RPC"):
+        plan_fleet(together, _machine(devices, host, (64,)), dry=dry)
+    with pytest.raises(BadPlan, match="chat and small are to be resident together, and are in a group"):
+        plan_fleet(dataclasses.replace(together, apart=(pair,)), machine, dry=dry)
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path, host: Host) -> None:
+    spec = _spec({"gone": str(tmp_path / "gone.gguf")})
+    with pytest.raises(Exception, match=r"gone\.gguf"):
+        plan_fleet(spec, Machine(devices=(), host=host))
