@@ -1,9 +1,10 @@
 """Fleet plans for tests, of plans that exist."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from vram_llm.machine.types import Source
+from vram_llm.planner.fleet.limits import FittingModels, Limits
 from vram_llm.planner.fleet.types import FLEET_VERSION, FleetModelSpec, FleetPlan, FleetWay, PackedModel
 from vram_llm.planner.types import HOST, Plan
 
@@ -27,16 +28,16 @@ def packed(name: str, *plans: Plan, uses: Mapping[str, int] | None = None, **spe
     )
 
 
-def fleet_plan(
-    *models: PackedModel, sets: Collection[str], at_start: str = "", budget: int = 100, **fields: Any
-) -> FleetPlan:
-    """A plan of models of one letter each: `sets` and `at_start` are strings of their names."""
+def fleet_plan(*models: PackedModel, budget: int, at_start: str = "", **fields: Any) -> FleetPlan:
+    """A plan of models of one letter each: `at_start` is a string of their names."""
+    limits = Limits(budgets={HOST: budget})
+    fitting = FittingModels(limits, {model.spec.name: [way.uses for way in model.ways] for model in models})
     return FleetPlan(
         version=FLEET_VERSION,
         models=models,
         devices=(),
         budgets={HOST: budget},
         resident_at_start=tuple(at_start),
-        sets=tuple(frozenset(names) for names in sets),
+        sets=fitting.maximal_sets(),
         **fields,
     )

@@ -27,7 +27,7 @@ RESIDENT, UNLOADED, QUEUED = ModelState.RESIDENT, ModelState.UNLOADED, ModelStat
 def plan(plan_on_cpu: PlanOnCpu) -> FleetPlan:
     """Models a, b and c, of which two fit together; a and b are there at the start."""
     models = (packed(name, plan_on_cpu(), min_residency_s=0, aliases=(name * 2,)) for name in "abc")
-    return fleet_plan(*models, sets=("ab", "bc", "ac"), at_start="ab")
+    return fleet_plan(*models, budget=2, at_start="ab")
 
 
 @asynccontextmanager
@@ -73,7 +73,7 @@ async def test_a_request_replaces_the_model_used_longest_ago(plan: FleetPlan) ->
 
 async def test_leases_hold_a_model_and_later_requests_for_it_wait(plan: FleetPlan) -> None:
     engines = Engines()
-    alone = replace(plan, sets=tuple(map(frozenset, "abc")), resident_at_start=("a",))
+    alone = replace(plan, budgets={HOST: 1}, resident_at_start=("a",))
     async with running(alone, engines) as fleet:
         async with fleet.lease("a") as engine:
             waiting = asyncio.create_task(leased(fleet, "c"))
@@ -164,7 +164,7 @@ async def test_orders(plan: FleetPlan) -> None:
 
 
 async def test_a_time_to_live(plan_on_cpu: PlanOnCpu) -> None:
-    plan = fleet_plan(packed("a", plan_on_cpu(), ttl_s=0.1), sets=("a",))
+    plan = fleet_plan(packed("a", plan_on_cpu(), ttl_s=0.1), budget=1)
     async with running(plan, Engines()) as fleet:
         await leased(fleet, "a")
         await until(lambda: fleet.snapshot("a").state is UNLOADED, "unloaded")
@@ -190,13 +190,13 @@ async def test_another_plan_changes_only_what_changed(plan: FleetPlan, plan_on_c
         changed = packed("b", plan_on_cpu(n_ctx=1024), min_residency_s=0)
         new = packed("d", plan_on_cpu(), min_residency_s=0)
         models = (packed("a", plan_on_cpu(), min_residency_s=9), changed, new)
-        await fleet.apply(fleet_plan(*models, sets=("abd",), at_start="abd"))
+        await fleet.apply(fleet_plan(*models, budget=3, at_start="abd"))
         await until(lambda: list(states(fleet).values()) == [RESIDENT] * 3, "loaded")
         assert fleet.engine("a") is first["a"]
         assert fleet.engine("b") is not first["b"]
         with pytest.raises(UnknownModel):
             await leased(fleet, "c")
-        await fleet.apply(fleet_plan(models[0], sets=("a",)))
+        await fleet.apply(fleet_plan(models[0], budget=1))
         await until(lambda: engines.latest("d").state == "dead", "unloaded")
         assert states(fleet) == {"a": RESIDENT}
 
@@ -224,7 +224,7 @@ async def test_memory_that_other_programs_take(
     async with running(plan, engines := Engines(), load_plans=LoadPlans(lambda: free, replan)) as fleet:
         await leased(fleet, "c")
         assert engines.latest("c").plan.context.n_ctx == 256
-    assert beside == [1, 1, 2]
+    assert beside == [1, 1, 1]
 
 
 async def test_requests_at_the_end(plan: FleetPlan) -> None:

@@ -28,7 +28,7 @@ def plan(plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory) -> Fl
     for seed, name in enumerate("abc"):
         path = write_llama(folder / f"{name}.gguf", seed=seed)
         models.append(packed(name, plan_on_cpu(path, n_ctx=4096), min_residency_s=0.2))
-    return fleet_plan(*models, sets=("ab", "bc", "ac"), at_start="ab")
+    return fleet_plan(*models, budget=2, at_start="ab")
 
 
 async def answer(fleet: Fleet, name: str, i: int, n_tokens: int = 50) -> list[int]:

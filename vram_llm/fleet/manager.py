@@ -143,7 +143,7 @@ class Fleet:
 
     async def _enter(self, tenant: Tenant) -> Lease:
         now = time.monotonic()
-        tenant.note_request(now)
+        tenant.times.note_request(now)
         if self._is_stopping:
             raise EngineDied(_STOPPED)
         if tenant.phase is Phase.RESIDENT:

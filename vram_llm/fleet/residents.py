@@ -85,8 +85,9 @@ class Residents:
 
     def wait_s(self, tenant: Tenant, now: float) -> float | None:
         """The expected time until a request that comes now has the model; None: there is no room for it."""
-        steady = frozenset(each.name for each in self.tenants.values() if each.is_steady)
-        return seconds_until_resident(tenant.name, self._standings(now), self.groups.fits, now, steady)
+        steady = frozenset(each.name for each in self.tenants.values() if each.times.are_steady)
+        fits = self.groups.fitting().fit
+        return seconds_until_resident(tenant.name, self._standings(now), fits, now, steady)
 
     def _standings(self, now: float) -> list[Standing]:
         return [
@@ -102,7 +103,7 @@ class Residents:
             self._stirred.set()
             return
         now = time.monotonic()
-        decision = decide(self._standings(now), self.groups.fits, now)
+        decision = decide(self._standings(now), self.groups.fitting().fit, now)
         for tenant in list(self.tenants.values()):
             self._drain_or_keep(tenant, decision, now)
         for name in decision.load:

@@ -3,15 +3,14 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.errors import VramLLMError
 from vram_llm.fleet.engines import FleetEngine
 from vram_llm.fleet.residency import Phase, Standing
 from vram_llm.fleet.snapshots import FleetModel, ModelState
-from vram_llm.planner.fleet.types import PackedModel
+from vram_llm.planner.fleet.types import FleetWay, PackedModel
 from vram_llm.planner.types import Plan
 
 RETRY_S = 5.0  # after a load that failed, requests get its error without another load
@@ -37,13 +36,45 @@ class Waiter:
     granted: "asyncio.Future[Lease]"
 
 
+def _mixed(average: float | None, observed: float) -> float:
+    return observed if average is None else (1 - _WEIGHT) * average + _WEIGHT * observed
+
+
+@dataclass(slots=True, eq=False)
+class LeaseTimes:
+    """Averages of a model's requests: how long a lease takes, and how much later the next request comes."""
+
+    _lease_s: float | None = None
+    _gap_s: float | None = None
+    _came_at: float | None = None
+
+    def note_request(self, now: float) -> None:
+        """A request has come."""
+        if self._came_at is not None:
+            self._gap_s = _mixed(self._gap_s, now - self._came_at)
+        self._came_at = now
+
+    def note_lease(self, seconds: float) -> None:
+        """A lease has ended."""
+        self._lease_s = _mixed(self._lease_s, seconds)
+
+    @property
+    def are_steady(self) -> bool:
+        """Whether requests come before those before them have ended."""
+        return self._gap_s is not None and self._gap_s < (self._lease_s or _DEFAULT_LEASE_S)
+
+    def drain_s(self, ages_s: list[float]) -> float:
+        """The expected time until leases of these ages have ended."""
+        whole_s = self._lease_s or _DEFAULT_LEASE_S
+        return max((max(whole_s - age, _LEAST_LEFT * age) for age in ages_s), default=0.0)
+
+
 @dataclass(slots=True, eq=False)
 class Tenant:
     """A model and its place. Times are those of time.monotonic."""
 
     packed: PackedModel
-    plans: tuple[Plan, ...]  # of the engines; other than the packed ones after other programs took memory
-    uses: Mapping[str, int]  # bytes of these plans
+    ways: tuple[FleetWay, ...]  # of its replicas; not the packed ones after other programs took memory
     phase: Phase = Phase.ABSENT
     engine: FleetEngine | None = None
     info: ModelInfo | None = None
@@ -64,14 +95,12 @@ class Tenant:
     load_s: float | None = None  # measured
     waiters: deque[Waiter] = field(default_factory=deque)
     leases: set[Lease] = field(default_factory=set)  # of the engine that runs
-    _lease_s: float | None = None  # averages
-    _gap_s: float | None = None
-    _came_at: float | None = None
+    times: LeaseTimes = field(default_factory=LeaseTimes)
 
     @classmethod
     def of(cls, packed: PackedModel) -> "Tenant":
         """The model before its first load."""
-        return cls(packed, tuple(way.plan for way in packed.ways), packed.uses)
+        return cls(packed, packed.ways)
 
     @property
     def name(self) -> str:
@@ -79,17 +108,16 @@ class Tenant:
         return self.packed.spec.name
 
     @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plans of its replicas."""
+        return tuple(way.plan for way in self.ways)
+
+    @property
     def is_draining(self) -> bool:
         """Whether its leases have time to end."""
         return self.phase is Phase.DRAINING and not self.is_cut_off
 
     # -- requests --------------------------------------------------------------------------------
-
-    def note_request(self, now: float) -> None:
-        """A request has come."""
-        if self._came_at is not None:
-            self._gap_s = _mixed(self._gap_s, now - self._came_at)
-        self._came_at = now
 
     def begin_lease(self, now: float) -> Lease:
         """A new lease of the model, which is resident."""
@@ -101,7 +129,7 @@ class Tenant:
         """A lease has ended; one of an earlier engine is not counted."""
         if lease in self.leases:
             self.leases.discard(lease)
-            self._lease_s = _mixed(self._lease_s, now - lease.began)
+            self.times.note_lease(now - lease.began)
             self.last_used = now
 
     def grant_all(self, now: float) -> None:
@@ -128,7 +156,7 @@ class Tenant:
 
     def take(self, packed: PackedModel) -> None:
         """Load by these plans."""
-        self.plans, self.uses = tuple(way.plan for way in packed.ways), packed.uses
+        self.ways = packed.ways
 
     def note_loaded(self, now: float) -> None:
         """The engine is ready."""
@@ -161,17 +189,6 @@ class Tenant:
         predicted = [way.load_s for way in self.packed.ways if way.load_s is not None]
         return sum(predicted) if predicted else _DEFAULT_LOAD_S
 
-    @property
-    def is_steady(self) -> bool:
-        """Whether requests come before those before them have ended."""
-        return self._gap_s is not None and self._gap_s < (self._lease_s or _DEFAULT_LEASE_S)
-
-    def drain_s(self, now: float) -> float:
-        """The expected time until its leases have ended."""
-        whole_s = self._lease_s or _DEFAULT_LEASE_S
-        ages = [now - lease.began for lease in self.leases]
-        return max((max(whole_s - age, _LEAST_LEFT * age) for age in ages), default=0.0)
-
     def standing(self, now: float, partners: frozenset[str]) -> Standing:
         """The model as the policy sees it."""
         spec, load_s = self.packed.spec, self.expected_load_s
@@ -187,7 +204,7 @@ class Tenant:
             min_residency_s=spec.min_residency_s,
             ttl_s=spec.ttl_s,
             load_s=load_s,
-            drain_s=self.drain_s(now),
+            drain_s=self.times.drain_s([now - lease.began for lease in self.leases]),
             loaded_at=self.loaded_at,
             last_used=self.last_used,
             n_leases=len(self.leases),
@@ -233,7 +250,7 @@ class Tenant:
             detail=self.detail,
             why=self.packed.why,
             devices=tuple(dict.fromkeys(device for plan in self.plans for device in plan.used)),
-            bytes_by_device=dict(self.uses),
+            bytes_by_device=replace(self.packed, ways=self.ways).uses,
             load_fraction=0.0 if self.engine is None else self.engine.load_fraction,
             waiting=len(self.waiters),
             in_flight=len(self.leases),
@@ -242,7 +259,3 @@ class Tenant:
             load_s=self.load_s if self.load_s is not None else self.expected_load_s,
             info=self.info,
         )
-
-
-def _mixed(average: float | None, observed: float) -> float:
-    return observed if average is None else (1 - _WEIGHT) * average + _WEIGHT * observed
