@@ -16,6 +16,7 @@ from vram_llm.engine.client import EngineClient
 from vram_llm.engine.engine_protocol import Engine
 from vram_llm.engine.in_flight import HandedOver, is_called
 from vram_llm.engine.plan_source import Replan
+from vram_llm.engine.process import ProcessStarter
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, TokenEvent
 from vram_llm.engine.wire import Embedded
 from vram_llm.errors import EngineDied, Overloaded
@@ -162,12 +163,16 @@ def make_engine(
     *,
     watchdog_s: float | None = None,
     replan: Replan | None = None,
+    processes: ProcessStarter | None = None,
 ) -> FleetEngine:
     """The engine of a model by the plans of its replicas: an EngineClient, or a ReplicaSet of several.
 
-    `watchdog_s` and `replan`: see EngineClient.
+    The other arguments are EngineClient's.
     """
+
+    def client(plan: Plan, on_state: Callable[[Engine], None] = lambda _: None) -> EngineClient:
+        return EngineClient(plan, name, on_state, watchdog_s=watchdog_s, replan=replan, processes=processes)
+
     if len(plans) == 1:
-        return EngineClient(plans[0], name, on_state, watchdog_s=watchdog_s, replan=replan)
-    engines = [EngineClient(plan, name, watchdog_s=watchdog_s, replan=replan) for plan in plans]
-    return ReplicaSet(engines, on_state)
+        return client(plans[0], on_state)
+    return ReplicaSet([client(plan) for plan in plans], on_state)
