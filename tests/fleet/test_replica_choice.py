@@ -12,6 +12,7 @@ from vram_llm.fleet.replica_choice import (
     choose,
     finish_s,
     pays_to_move,
+    tried_in_order,
 )
 
 FULL, HALF = StepCost(0.01, 0.001), StepCost(0.02, 0.002)
@@ -83,3 +84,11 @@ def test_when_a_waiting_request_moves() -> None:
     assert pays_to_move(busy(4), load(HALF), SIZE)
     assert not pays_to_move(busy(1), load(HALF), SIZE)
     assert not pays_to_move(load(), load(), SIZE)
+
+
+@pytest.mark.parametrize(
+    ("n", "tried"),
+    [(0, []), (1, [0]), (2, [0, 1]), (9, [0, 1, 2, 4, 8, 8]), (100, [0, 1, 2, 4, 8, 16, 32, 64, 99])],
+)
+def test_a_few_of_many_that_wait_are_looked_at(n: int, tried: list[int]) -> None:
+    assert list(tried_in_order(n)) == tried

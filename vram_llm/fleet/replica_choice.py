@@ -5,7 +5,7 @@ expected to finish sooner. The expected time follows from the replica's own cost
 answers ahead, and the slots: unequal cards get unequal shares.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -82,3 +82,16 @@ def choose(loads: Sequence[ReplicaLoad], size: RequestSize) -> int:
 def pays_to_move(here: ReplicaLoad, there: ReplicaLoad, size: RequestSize) -> bool:
     """Whether a request that waits would be answered sooner by another replica."""
     return finish_s(there, size) < (1 - MARGIN) * finish_s(here, size)
+
+
+def tried_in_order(n_waiting: int) -> Iterator[int]:
+    """Indices of the requests that wait, in order of their turn, for which a move is considered.
+
+    The later a turn, the more a move pays: some of many are enough to find one that pays.
+    """
+    index = 0
+    while index < n_waiting:
+        yield index
+        index = max(2 * index, index + 1)
+    if n_waiting > 2:
+        yield n_waiting - 1

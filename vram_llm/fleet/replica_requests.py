@@ -173,7 +173,7 @@ class ReplicatedRequests:
         return sorted(found, key=lambda request: running[request.asked.client] / request.asked.weight)
 
     def _expected_tokens(self, limit: int | None) -> float:
-        return limit * self.used_share if limit else self.answer_tokens
+        return self.answer_tokens if limit is None else limit * self.used_share
 
     def _unit_tokens(self, prompt: str | tuple[int, ...]) -> float:
         return 1 / self.chars_per_token if isinstance(prompt, str) else 1.0

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from vram_llm.engine.in_flight import HandedOver
+from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request import TokenEvent
 from vram_llm.errors import EngineDied, ModelChanged, Overloaded, RequestCancelled, VramLLMError
 from vram_llm.fleet.prefix_index import NOTHING_HELD
 from vram_llm.fleet.replica import Replica
-from vram_llm.fleet.replica_choice import ReplicaLoad, StepCost, choose, pays_to_move
+from vram_llm.fleet.replica_choice import ReplicaLoad, StepCost, choose, pays_to_move, tried_in_order
 from vram_llm.fleet.replica_requests import ReplicatedRequest, ReplicatedRequests
 from vram_llm.fleet.replica_speed import known_costs
 
@@ -69,7 +70,13 @@ class ReplicaRouter:
         return self._requests.load(index, cost, replica.parallel, request, cached, n_ahead=n_ahead)
 
     def even_out(self) -> None:
-        """Move requests that wait to replicas with free slots, if that pays."""
+        """Move requests from replicas that do not work, and to free slots if that pays."""
+        if any(replica.is_ready for replica in self._replicas):
+            for request in self._requests.in_flight.values():
+                here = self._replicas[request.replica]
+                is_away = here.engine.state in (EngineState.LOADING, EngineState.DEAD)  # not: it stops
+                if is_away and not request.is_moving:
+                    here.engine.in_flight.hand_back(request.asked.id)
         waiting = [replica.waiting for replica in self._replicas]
         if not any(waiting):
             return
@@ -77,24 +84,29 @@ class ReplicaRouter:
         for index, replica in enumerate(self._replicas):
             if not replica.is_ready or waiting[index]:
                 continue
-            for request in self._requests.by_turn(ids):
-                if self._requests.n_at(index) >= replica.parallel:
-                    break
-                self._move_if_it_pays(request, index, costs)
+            while self._requests.n_at(index) < replica.parallel and self._take_over(index, ids, costs):
+                pass
 
-    def _move_if_it_pays(self, request: ReplicatedRequest, index: int, costs: list[StepCost]) -> None:
-        here = self._replicas[request.replica]
-        if request.replica == index or request.is_moving or index in request.left_by:
-            return
-        if here.is_ready:
-            n_ahead = list(self._requests.in_flight).index(request.asked.id)
-            stays = self._load(request.replica, costs[request.replica], request, n_ahead)
+    def _take_over(self, index: int, waiting: frozenset[str], costs: list[StepCost]) -> bool:
+        """Move one of the requests that wait to a replica. False if that pays for none."""
+        by_turn = [
+            request
+            for request in self._requests.by_turn(waiting)
+            if self._replicas[request.replica].is_ready
+            and not (request.is_moving or request.replica == index or index in request.left_by)
+        ]
+        ages = {request_id: age for age, request_id in enumerate(self._requests.in_flight)}
+        for turn in tried_in_order(len(by_turn)):
+            request = by_turn[turn]
+            at = request.replica
+            stays = self._load(at, costs[at], request, ages[request.asked.id])
             if not pays_to_move(stays, self._load(index, costs[index], request), request.left):
-                return
-        if here.engine.in_flight.hand_back(request.asked.id):
-            if here.is_ready:
-                request.left_by.add(request.replica)
-            request.replica, request.is_moving, request.held = index, True, NOTHING_HELD
+                continue
+            if self._replicas[at].engine.in_flight.hand_back(request.asked.id):
+                request.left_by.add(at)
+                request.replica, request.is_moving, request.held = index, True, NOTHING_HELD
+                return True
+        return False
 
     # -- events ----------------------------------------------------------------------------------
 

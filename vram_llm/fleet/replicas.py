@@ -59,7 +59,7 @@ class ReplicaSet(ReplicaGroup):
             devices=replica.engine.plan.used,
             state=replica.engine.state,
             detail=replica.engine.detail,
-            n_running=self._requests.n_at(index) - n_waiting,
+            n_running=max(self._requests.n_at(index) - n_waiting, 0),
             n_waiting=n_waiting,
             n_requests=replica.n_requests,
             step_s=None if cost is None else cost.step_s,
