@@ -99,6 +99,10 @@ class Fleet:
                 self._want(name)
         self._residents.advance()
 
+    def exchange(self, packed: PackedModel) -> None:
+        """Note that a loaded model has its engine by this plan now, so that `apply` leaves it alone."""
+        self._residents.tenants[packed.spec.name].packed = packed
+
     def _take_change(self, tenant: Tenant, packed: PackedModel | None) -> None:
         was_gone, tenant.is_gone = tenant.is_gone, packed is None
         if packed is None:
