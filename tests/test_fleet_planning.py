@@ -20,7 +20,7 @@ from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetSpec
 from vram_llm.planner.fleet.unloading import swap_table
 from vram_llm.planner.types import HOST, Serving, Workload
 from vram_llm.units import MIB
-from vram_llm.workflows.fleet_planning import plan_fleet
+from vram_llm.workflows.fleet_planning import FleetReplanner, plan_fleet
 
 pytestmark = pytest.mark.process
 
@@ -138,6 +138,28 @@ def test_an_open_context_takes_what_every_set_leaves(
     plan = plan_fleet(spec, _machine(devices, host, (64,)), shares_workers=True, dry=dry)
     assert plan.sets == (frozenset({"chat", "small"}),)
     assert [model.ways[0].plan.context.n_ctx for model in plan.models] == [4096, 4096]
+
+
+def test_a_model_is_placed_again_beside_what_is_loaded(
+    models: Mapping[str, str], devices: tuple[Device, ...], host: Host, dry: DryRun
+) -> None:
+    """Other programs have taken the memory of its card; then of both."""
+    machine = _machine(devices, host, (12, 12))
+    plan = plan_fleet(_spec({"chat": models["chat"]}), machine, shares_workers=True, dry=dry)
+    (taken,) = plan["chat"].ways[0].devices
+    (other,) = {device.id for device in machine.devices} - {taken}
+    small = plan_fleet(_spec({"small": models["small"]}), machine, shares_workers=True, dry=dry)
+    residents = [small["small"].ways[0].plan]
+
+    def now(*ids: str) -> Machine:
+        free = {device.id: 0 if device.id in ids else device.free_bytes for device in machine.devices}
+        full = (dataclasses.replace(device, free_bytes=free[device.id]) for device in machine.devices)
+        rest = host if len(ids) == 1 else dataclasses.replace(host, available_bytes=MIB)
+        return Machine(devices=tuple(full), host=rest)
+
+    assert FleetReplanner(plan, lambda: now(taken))("chat", residents).ways[0].devices == (other,)
+    with pytest.raises(DoesNotFit, match=r"chat: .* short"):
+        FleetReplanner(plan, lambda: now(taken, other))("chat", residents)
 
 
 def test_models_that_never_fit_are_refused_by_name(

@@ -33,6 +33,8 @@ def plan_with_disk(
     workload: Workload,
     exact: MeterFor | None = None,
     companions: tuple[Companion, ...] = (),
+    *,
+    compares: bool = True,
 ) -> Plan:
     """Like `make_plan`, and with `workload.from_disk` also for a model that the memory does not hold.
 
@@ -41,12 +43,12 @@ def plan_with_disk(
     in_memory = replace(workload, from_disk=False)
     if not workload.from_disk:
         try:
-            return make_plan(profile, machine, in_memory, exact, companions)
+            return make_plan(profile, machine, in_memory, exact, companions, compares=compares)
         except DoesNotFit as error:
             way = _way(profile, machine, workload) if error.host_is_short else None
             raise error if way is None else error.with_way(way) from None
     if _fits(profile, machine, in_memory, exact):
-        return make_plan(profile, machine, in_memory, exact, companions)
+        return make_plan(profile, machine, in_memory, exact, companions, compares=compares)
     check_can_read(profile, machine, workload)
     return _from_disk(profile, machine, with_context(profile, workload), exact, companions)
 

@@ -45,12 +45,15 @@ def make_plan(
     workload: Workload,
     exact: MeterFor | None = None,
     companions: tuple[Companion, ...] = (),
+    *,
+    compares: bool = True,
 ) -> Plan:
     """The plan for running `profile` on `machine` as `workload` asks.
 
     `exact` makes the meter that confirms the analytic meter's placement. `companions` have their devices, and
-    `machine` counts their memory (companions.place_companions); adapters are the profile's. Raises DoesNotFit
-    with changes that fit, and BadSplit or BadPlan if the workload contradicts model or machine.
+    `machine` counts their memory (companions.place_companions); adapters are the profile's. Without
+    `compares` the plan has no alternatives, which take most of the time. Raises DoesNotFit with changes that
+    fit, and BadSplit or BadPlan if the workload contradicts model or machine.
     """
     workload = _with_checked_overrides(profile, machine, workload)
     chosen, more, prices = choose_candidate(profile, machine, workload, exact)
@@ -62,11 +65,13 @@ def make_plan(
     def with_speed(other: Alternative) -> Alternative:
         return replace(other, speed=expected_speed(profile, machine, workload, other))
 
-    by_free_memory = split_by_free_memory(profile, machine, workload, chosen, exact)
-    others = (
-        *alternatives(profile, machine, workload, chosen, exact),
-        *idle_device_alternatives(profile, machine, workload, chosen),
-    )
+    by_free_memory, others = None, tuple[Alternative, ...]()
+    if compares:
+        by_free_memory = split_by_free_memory(profile, machine, workload, chosen, exact)
+        others = (
+            *alternatives(profile, machine, workload, chosen, exact),
+            *idle_device_alternatives(profile, machine, workload, chosen),
+        )
     plan = Plan(
         version=PLAN_VERSION,
         model=_planned_model(profile),

@@ -1,7 +1,7 @@
 """Plan a fleet: several models on one machine, each confirmed by llama.cpp's dry run."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from vram_llm.planner.fleet.layouts import Layout
     from vram_llm.planner.fleet.limits import Limits
     from vram_llm.planner.fleet.place_options import PlaceFinder, PlaceOption
-    from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetSpec, FleetWay
+    from vram_llm.planner.fleet.types import (
+        FleetModelSpec,
+        FleetPlan,
+        FleetSpec,
+        FleetWay,
+        PackedModel,
+    )
+    from vram_llm.planner.types import Plan
 
 
 def plan_fleet(
@@ -43,7 +50,7 @@ def plan_fleet(
     from vram_llm.planner.fleet.limits import Limits
     from vram_llm.planner.fleet.pack_fleet import pack_fleet
     from vram_llm.planner.fleet.place_options import equal_devices
-    from vram_llm.planner.fleet.planned_way import fleet_plan_of
+    from vram_llm.planner.fleet.planned_way import fleet_plan_of, is_exact
     from vram_llm.planner.fleet.reasons import reason
     from vram_llm.planner.fleet.room import budgets_of, one_program_devices
     from vram_llm.planner.fleet.types import FleetSpec
@@ -62,9 +69,39 @@ def plan_fleet(
         packing, models = pack_fleet(spec, finders, limits, equal_devices(machine, limits.budgets))
         ways = _Confirmation(spec, machine, limits, packing.layouts, asked, on_model).confirmed()
     why = {name: reason(name, models, packing.layouts, limits) for name in models}
-    unproven = "the places are the best of those that were compared; better ones may exist"
-    notes = (*machine.notes, *(() if packing.is_proven else (unproven,)))
+    notes = [*machine.notes]
+    if not packing.is_proven:
+        notes.append("the places are the best of those that were compared; better ones may exist")
+    if unmeasured := [name for name, each in ways.items() if any(not is_exact(way) for way in each)]:
+        notes.append(f"no dry run of {', '.join(unmeasured)}: their bytes are the analytic meter's")
     return fleet_plan_of(spec, machine, limits, ways, why, notes)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FleetReplanner:
+    """Places a model again if other programs have taken memory. `machine` reads the machine as it is now."""
+
+    plan: "FleetPlan"
+    machine: "Callable[[], Machine]"
+
+    def __call__(self, name: str, residents: "Sequence[Plan]") -> "PackedModel":
+        """The model's place in the memory that is free now, beside plans that are loaded.
+
+        Raises DoesNotFit by how much, and the other errors of `planning.plan`.
+        """
+        from vram_llm.planner.fleet.room import free_budgets, uses_of_plan, without
+        from vram_llm.planner.fleet.types import PackedModel
+
+        spec, machine = self.plan[name].spec, self.machine()
+        left = free_budgets(machine, spec.workload.reserve_bytes, residents, self.plan.one_program)
+        finder, ways = _finder(spec, machine), list["FleetWay"]()
+        for _ in self.plan[name].ways:
+            option = finder.within(left)
+            ids = option.devices if option is not None else [device.id for device in machine.devices]
+            way = _planned(spec, machine, ids, left, None)
+            left = without(left, [uses_of_plan(way.plan)], self.plan.one_program)
+            ways.append(way)
+        return PackedModel(spec=spec, ways=tuple(ways), why="in the memory that other programs leave now")
 
 
 def _finder(model: "FleetModelSpec", machine: "Machine") -> "PlaceFinder":
@@ -85,6 +122,29 @@ def _allowed(model: "FleetModelSpec", machine: "Machine") -> "Machine":
         return machine
     devices = tuple(device for device in machine.devices if device.id in model.devices)
     return dataclasses.replace(machine, devices=devices)
+
+
+def _planned(
+    model: "FleetModelSpec",
+    machine: "Machine",
+    devices: Sequence[str],
+    budgets: "Mapping[str, int]",
+    dry: "DryRun | None",
+) -> "FleetWay":
+    """The way of one copy on some devices, within budgets. Raises the errors of `planning.plan`."""
+    from vram_llm.planner.fleet.planned_way import way_of
+    from vram_llm.planner.fleet.room import machine_within
+
+    given = (model.workload.n_gpu_layers, model.workload.tensor_split, model.workload.overrides)
+    allowed = _allowed(model, machine)
+    is_dictated = any(each is not None for each in given)
+    ids = [device.id for device in allowed.devices] if is_dictated else devices
+    rig = machine_within(allowed, ids, budgets, model.workload.reserve_bytes)
+    rig = dataclasses.replace(rig, notes=())  # the fleet's plan has them
+    try:
+        return way_of(planning.plan(model.source, rig, model.workload, dry, compares=False), rig)
+    except DoesNotFit as error:
+        raise DoesNotFit(f"{model.name}: {error}", short_bytes=error.short_bytes) from None
 
 
 class _Confirmation:
@@ -132,28 +192,11 @@ class _Confirmation:
             self._beside_necessary(model.name, index),
         ):
             try:
-                return self._planned(model, option, budgets)
+                return _planned(model, self._machine, option.devices, budgets, self._dry)
             except DoesNotFit as error:
                 refusal = refusal or error
         assert refusal is not None
         raise refusal
-
-    def _planned(
-        self, model: "FleetModelSpec", option: "PlaceOption", budgets: "Mapping[str, int]"
-    ) -> "FleetWay":
-        from vram_llm.planner.fleet.planned_way import way_of
-        from vram_llm.planner.fleet.room import machine_within
-
-        given = (model.workload.n_gpu_layers, model.workload.tensor_split, model.workload.overrides)
-        allowed = _allowed(model, self._machine)
-        is_dictated = any(each is not None for each in given)
-        ids = [device.id for device in allowed.devices] if is_dictated else option.devices
-        machine = machine_within(allowed, ids, budgets, model.workload.reserve_bytes)
-        machine = dataclasses.replace(machine, notes=())  # the fleet's plan has them
-        try:
-            return way_of(planning.plan(model.source, machine, model.workload, self._dry), machine)
-        except DoesNotFit as error:
-            raise DoesNotFit(f"{model.name}: {error}", short_bytes=error.short_bytes) from None
 
     def _left(self, name: str, index: int, option: "PlaceOption", *, is_shared: bool) -> dict[str, int]:
         """What one replica has, and what every set that it is in leaves.

@@ -46,14 +46,20 @@ def dry_run() -> "DryRun":
 
 
 def plan(
-    model: str, machine: "Machine", workload: "Workload | None" = None, dry: "DryRun | None" = None
+    model: str,
+    machine: "Machine",
+    workload: "Workload | None" = None,
+    dry: "DryRun | None" = None,
+    *,
+    compares: bool = True,
 ) -> "Plan":
     """The plan for running `model` on `machine`, confirmed by llama.cpp's own dry run.
 
     A `workload` of None means all defaults. Several plans may share `dry`; without it, the plan starts its
-    own dry run. If the dry run fails, the plan has the analytic meter's figures, and a note says why. Raises
-    the errors of `analyze`, TypeError, DoesNotFit, BadSplit, BadPlan, and ModelRefused if llama.cpp does not
-    know the model.
+    own dry run. If the dry run fails, the plan has the analytic meter's figures, and a note says why. Without
+    `compares` the plan has no alternatives, and is made in less than half of the time. Raises the errors of
+    `analyze`, TypeError, DoesNotFit, BadSplit, BadPlan, and ModelRefused if llama.cpp does not know the
+    model.
     """
     from vram_llm.machine.types import Machine
     from vram_llm.planner.types import Workload
@@ -68,10 +74,10 @@ def plan(
         if isinstance(files.model.path, Path):
             machine = with_disk(machine, files.model.path)
         try:
-            return _plan_with_found_files(files, machine, workload, asked)
+            return _plan_with_found_files(files, machine, workload, asked, compares=compares)
         except (NotBuilt, EngineDied) as error:
             noted = _with_notes(machine, f"no dry run: {error}")
-            return _plan_with_found_files(files, noted, workload, None)
+            return _plan_with_found_files(files, noted, workload, None, compares=compares)
         except DoesNotFit as error:
             if not machine.host.what_if and error.host_is_short and (holder := largest_process()) is not None:
                 raise error.with_remark(f"of the other programs {holder}") from None
@@ -124,26 +130,28 @@ def _slow_draft(draft: ModelProfile, model: ModelProfile) -> tuple[str, ...]:
 
 
 def _plan_with_found_files(
-    files: PlannedFiles, machine: "Machine", workload: "Workload", dry: "DryRun | None"
+    files: PlannedFiles, machine: "Machine", workload: "Workload", dry: "DryRun | None", *, compares: bool
 ) -> "Plan":
     """The plan; without the projector from the model's folder if that does not fit or cannot be used."""
     noted = _with_notes(machine, *files.notes)
     if not files.has_found_mmproj or files.mmproj is None:
-        return _plan(files, noted, workload, dry)
+        return _plan(files, noted, workload, dry, compares=compares)
     try:
-        return _plan(files, noted, workload, dry)
+        return _plan(files, noted, workload, dry, compares=compares)
     except (DoesNotFit, ModelRefused, ModelFileError) as error:
         why = "does not fit with the model" if isinstance(error, DoesNotFit) else "cannot be used"
         note = f"{files.mmproj.path.name} in the model's folder is left out: it {why}"
         bare = dataclasses.replace(files, mmproj=None, has_found_mmproj=False)
-        return _plan(bare, _with_notes(machine, note), workload, dry)
+        return _plan(bare, _with_notes(machine, note), workload, dry, compares=compares)
 
 
 def _with_notes(machine: "Machine", *notes: str) -> "Machine":
     return dataclasses.replace(machine, notes=(*machine.notes, *notes))
 
 
-def _plan(files: PlannedFiles, machine: "Machine", workload: "Workload", dry: "DryRun | None") -> "Plan":
+def _plan(
+    files: PlannedFiles, machine: "Machine", workload: "Workload", dry: "DryRun | None", *, compares: bool
+) -> "Plan":
     """The plan by the dry run; if `dry` is None, by the analytic meter."""
     from vram_llm.planner.companions import counting, place_companions
     from vram_llm.planner.make_disk_plan import plan_with_disk
@@ -165,7 +173,9 @@ def _plan(files: PlannedFiles, machine: "Machine", workload: "Workload", dry: "D
             meter = dry.meter(files.model, context, rig.devices, rig.host, reserve, adapters=adapters)
             return counting(meter, files.profile, rig)
 
-        return plan_with_disk(files.profile, rig, workload, exact if dry else None, companions)
+        return plan_with_disk(
+            files.profile, rig, workload, exact if dry else None, companions, compares=compares
+        )
 
     plan, allowed = planned(None), {device.id for device in machine.devices}
     while misplaced := {

@@ -13,6 +13,7 @@ from vram_llm.planner.fleet.limits import FittingModels, Limits, Uses
 from vram_llm.planner.fleet.pack import Packing, pack
 from vram_llm.planner.fleet.packing_cost import ModelToPack
 from vram_llm.planner.fleet.place_options import PlaceFinder, PlaceOption
+from vram_llm.planner.fleet.room import without
 from vram_llm.planner.fleet.types import FleetModelSpec, FleetSpec
 from vram_llm.units import format_bytes
 
@@ -119,15 +120,7 @@ def _rooms(
 
 
 def _left(limits: Limits, uses: Iterable[Uses]) -> dict[str, int]:
-    """The budgets beside `uses`; 0 on devices that serve one program and are in use."""
-    left = dict(limits.budgets)
-    for each in uses:
-        for device_id, n_bytes in each.items():
-            left[device_id] = max(left[device_id] - n_bytes, 0)
-        for group in limits.one_program:
-            if group & each.keys():
-                left |= dict.fromkeys(group, 0)
-    return left
+    return without(limits.budgets, uses, limits.one_program)
 
 
 def _found(

@@ -178,7 +178,7 @@ class PlaceFinder:
     def _last_resort(self, machine: Machine) -> PlaceOption:
         """The plan for a machine, with layers or experts on the host if need be. Raises DoesNotFit."""
         companions, counted = place_companions(machine, self._companions, self._workload.reserve_bytes)
-        plan = plan_with_disk(self._profile, counted, self._workload, None, companions)
+        plan = plan_with_disk(self._profile, counted, self._workload, None, companions, compares=False)
         assert plan.speed is not None
         return self._with_figures(counted, plan.estimate, plan.speed, plan.context)
 

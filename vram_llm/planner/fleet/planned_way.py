@@ -9,6 +9,7 @@ from vram_llm.planner.fleet.load_time import load_time
 from vram_llm.planner.fleet.place_options import request_figures
 from vram_llm.planner.fleet.room import uses_of_plan
 from vram_llm.planner.fleet.types import FLEET_VERSION, FleetPlan, FleetSpec, FleetWay, PackedModel
+from vram_llm.planner.memory.analytic_meter import METHOD
 from vram_llm.planner.types import HOST, Plan
 
 
@@ -33,6 +34,11 @@ def way_of(plan: Plan, machine: Machine) -> FleetWay:
         load_basis=load.basis,
         plan=plan,
     )
+
+
+def is_exact(way: FleetWay) -> bool:
+    """Whether llama.cpp's dry run measured the bytes of the way's model."""
+    return way.plan.estimate.method != METHOD
 
 
 def fleet_plan_of(

@@ -1,9 +1,9 @@
 """Memory for the models of a fleet, and the machine as one of them may use it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from vram_llm.machine.types import DeviceKind, Machine
+from vram_llm.machine.types import DeviceKind, Machine, Source
 from vram_llm.planner.companions import companion_only_devices
 from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.types import HOST, Plan
@@ -49,3 +49,59 @@ def one_program_devices(machine: Machine) -> tuple[frozenset[str], ...]:
         if device.kind is DeviceKind.RPC:
             workers.setdefault(device.endpoint, []).append(device.id)
     return tuple(frozenset(ids) for ids in workers.values())
+
+
+def without(
+    budgets: Mapping[str, int],
+    uses: Iterable[Mapping[str, int]],
+    one_program: Iterable[frozenset[str]] = (),
+) -> dict[str, int]:
+    """The budgets beside `uses`; 0 on devices that serve one program at a time and are in use."""
+    left, groups = dict(budgets), tuple(one_program)
+    for each in uses:
+        for device_id, n_bytes in each.items():
+            left[device_id] = max(left.get(device_id, 0) - n_bytes, 0)
+        for group in groups:
+            if group & each.keys():
+                left |= dict.fromkeys(group & left.keys(), 0)
+    return left
+
+
+def free_budgets(
+    machine: Machine,
+    reserve_bytes: int,
+    residents: Iterable[Plan],
+    one_program: Iterable[frozenset[str]] = (),
+) -> dict[str, int]:
+    """Budgets on a machine as it is now, on which `residents` are loaded.
+
+    The free bytes of a driver exclude theirs; a limit that the user gave has to hold them too.
+    """
+    uses = [uses_of_plan(plan) for plan in residents]
+    left = budgets_of(machine, reserve_bytes)
+    limited = {device.id for device in machine.devices if device.memory_source is Source.GIVEN}
+    of_limited = [{name: n for name, n in each.items() if name in limited} for each in uses]
+    in_use = [group for group in one_program if any(group & each.keys() for each in uses)]
+    left = without(left, of_limited)
+    return {name: 0 if any(name in group for group in in_use) else n for name, n in left.items()}
+
+
+def machine_without(machine: Machine, loaded: Iterable[Plan]) -> Machine:
+    """The machine as it would be if plans that are loaded on it now were not.
+
+    A fleet that is running is planned for it, because the free bytes of a driver exclude theirs.
+    """
+    uses = [uses_of_plan(plan) for plan in loaded]
+
+    def held(name: str) -> int:
+        return sum(each.get(name, 0) for each in uses)
+
+    devices = tuple(
+        device
+        if device.memory_source is Source.GIVEN
+        else replace(device, free_bytes=min(device.free_bytes + held(device.id), device.total_bytes))
+        for device in machine.devices
+    )
+    host = machine.host
+    available = min(host.available_bytes + held(HOST), host.total_bytes)
+    return replace(machine, devices=devices, host=replace(host, available_bytes=available))
