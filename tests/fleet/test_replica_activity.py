@@ -15,10 +15,12 @@ from vram_llm.planner.estimates import MemoryUse
 
 
 def test_slots_are_added_and_every_replica_takes_a_prompt() -> None:
-    small = dataclasses.replace(INFO, n_ctx=256, parallel=2, max_prompt_bytes=900, memory={"A": MemoryUse(1)})
+    small = dataclasses.replace(
+        INFO, n_ctx=256, parallel=2, max_prompt_bytes=900, memory={"A": MemoryUse(1), "B": MemoryUse(2)}
+    )
     info = joint_info([dataclasses.replace(INFO, memory={"B": MemoryUse(2)}), small])
     assert (info.n_ctx, info.parallel, info.max_prompt_bytes) == (256, 6, 900)
-    assert info.memory == {"A": MemoryUse(1), "B": MemoryUse(2)}
+    assert info.memory == {"A": MemoryUse(1), "B": MemoryUse(4)}
 
 
 def test_counts_are_added_and_times_are_averages() -> None:

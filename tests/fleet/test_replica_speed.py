@@ -67,7 +67,20 @@ def test_no_cost_is_below_zero() -> None:
     assert min(cost) >= 0
 
 
+def measured(cost: StepCost, predicted: StepCost | None = None) -> StepCostMeter:
+    meter = StepCostMeter(predicted)
+    observed(meter, cost, [(100, 1), (100, 4), (10, 64)])
+    return meter
+
+
 def test_an_unknown_replica_is_taken_for_an_average_one() -> None:
-    costs = known_costs([StepCost(1.0, 0.1), None, StepCost(3.0, 0.3)])
-    assert costs[1] == pytest.approx((2.0, 0.2))
-    assert len(set(known_costs([None, None]))) == 1
+    costs = known_costs([measured(StepCost(1.0, 0.1)), StepCostMeter(None), measured(StepCost(3.0, 0.3))])
+    assert tuple(costs[1]) == pytest.approx((2.0, 0.2), rel=0.1)
+    assert len(set(known_costs([StepCostMeter(None), StepCostMeter(None)]))) == 1
+
+
+def test_a_prediction_is_off_as_those_of_other_replicas_are() -> None:
+    """All predictions are ten times too good: the one that is not measured gets no more than its share."""
+    fast, slow = StepCost(0.001, 0.0001), StepCost(0.002, 0.0002)
+    costs = known_costs([measured(StepCost(0.01, 0.001), fast), StepCostMeter(slow)])
+    assert costs[1].seconds(4) / costs[0].seconds(4) == pytest.approx(2, rel=0.1)

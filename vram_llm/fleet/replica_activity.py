@@ -1,7 +1,7 @@
 """The facts of several engines of one model as those of one engine."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import reduce
 
@@ -13,6 +13,7 @@ from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.recent_load import RecentRates
 from vram_llm.engine.request_metrics import RequestHistograms
 from vram_llm.engine.stats import EngineStats
+from vram_llm.planner.estimates import MemoryUse
 from vram_llm.planner.types import Plan
 
 
@@ -25,8 +26,8 @@ def joint_info(infos: Sequence[ModelInfo]) -> ModelInfo:
         n_ctx=min(info.n_ctx for info in infos),
         parallel=sum(info.parallel for info in infos),
         created=min(info.created for info in infos),
-        memory={device: use for info in infos for device, use in info.memory.items()},
-        draft_memory={device: use for info in infos for device, use in info.draft_memory.items()},
+        memory=_sums(info.memory for info in infos),
+        draft_memory=_sums(info.draft_memory for info in infos),
         max_prompt_bytes=min(known_bytes, default=None),
     )
 
@@ -84,6 +85,14 @@ def joint_stats(several: Iterable[EngineStats]) -> EngineStats:
         return msgspec.structs.replace(one, **sums, steps_by_tokens=tuple(a + b for a, b in pairs))
 
     return reduce(add, several, EngineStats())
+
+
+def _sums(several: Iterable[Mapping[str, MemoryUse]]) -> dict[str, MemoryUse]:
+    found: dict[str, MemoryUse] = {}
+    for uses in several:
+        for device, use in uses.items():
+            found[device] = found.get(device, MemoryUse()) + use
+    return found
 
 
 def _joint_rates(rates: Sequence[RecentRates]) -> RecentRates:

@@ -59,7 +59,7 @@ class ReplicaRouter:
     def _costs(self) -> list[StepCost]:
         for replica in self._replicas:
             replica.meter.observe(replica.engine.stats)
-        return known_costs(replica.meter.cost for replica in self._replicas)
+        return known_costs([replica.meter for replica in self._replicas])
 
     def _load(
         self, index: int, cost: StepCost, request: ReplicatedRequest, n_ahead: int | None = None
@@ -137,8 +137,11 @@ class ReplicaRouter:
     def end(self, request: ReplicatedRequest, *, is_whole: bool) -> None:
         """A request has ended; `is_whole`: with its whole answer."""
         self._requests.end(request, is_whole=is_whole)
-        if is_whole and request.replica >= 0:
-            self._replicas[request.replica].index.note(request.later_keys)
+        if request.replica >= 0:
+            replica = self._replicas[request.replica]
+            replica.meter.observe(replica.engine.stats)
+            if is_whole:
+                replica.index.note(request.later_keys)
         self.even_out()
 
 

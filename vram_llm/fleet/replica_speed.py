@@ -5,7 +5,8 @@ squares over the steps of the last seconds. Where all steps are alike, the two c
 prediction then says how the time is divided. Policy only: no clock.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from math import exp, log
 
 from vram_llm.engine.stats import EngineStats
 from vram_llm.fleet.replica_choice import StepCost
@@ -68,12 +69,22 @@ class StepCostMeter:
             return self._scaled(StepCost(1.0, 0.0))
         return self._scaled(StepCost(step_s, token_s))  # which follows a change of speed sooner
 
+    @property
+    def measured_to_predicted(self) -> float | None:
+        """The time of the steps observed over the predicted one; None without steps or prediction."""
+        if self._predicted is None or not self.is_measured:
+            return None
+        predicted_s = self._predicted.step_s * self._n + self._predicted.token_s * self._n_tokens
+        return self._seconds / predicted_s if predicted_s else None
+
     def restart(self) -> None:
         """Another engine of the same plan begins: its counts begin anew."""
         self._before = EngineStats()
 
     def observe(self, stats: EngineStats) -> None:
         """Take in the counts of an engine."""
+        if stats is self._before:
+            return
         before, self._before = self._before, stats
         n, n_tokens = stats.n_steps - before.n_steps, stats.n_step_tokens - before.n_step_tokens
         seconds = _busy_s(stats) - _busy_s(before)
@@ -94,12 +105,22 @@ class StepCostMeter:
         return StepCost(cost.step_s * factor, cost.token_s * factor)
 
 
-def known_costs(costs: Iterable[StepCost | None]) -> list[StepCost]:
-    """Every cost; one that is unknown is the mean of the others."""
-    given = list(costs)
-    known = [cost for cost in given if cost is not None] or [_ASSUMED]
+def known_costs(meters: Sequence[StepCostMeter]) -> list[StepCost]:
+    """Every replica's cost.
+
+    Predictions are scaled by the mean ratio of measured costs to predicted ones. A replica without either
+    is taken for an average one.
+    """
+    ratios = [log(ratio) for meter in meters if (ratio := meter.measured_to_predicted) is not None]
+    factor = exp(sum(ratios) / len(ratios)) if ratios else 1.0
+    costs = [
+        cost if cost is None or meter.is_measured else StepCost(cost.step_s * factor, cost.token_s * factor)
+        for meter in meters
+        for cost in (meter.cost,)
+    ]
+    known = [cost for cost in costs if cost is not None] or [_ASSUMED]
     mean = StepCost(*(sum(column) / len(known) for column in zip(*known, strict=True)))
-    return [cost or mean for cost in given]
+    return [cost or mean for cost in costs]
 
 
 def _busy_s(stats: EngineStats) -> float:
