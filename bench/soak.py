@@ -221,10 +221,12 @@ async def fill_store(port: int) -> None:
             (await client.post("/v1/responses", json=body)).raise_for_status()
 
 
-async def soak(port: int, seconds: float, kill_every_s: float, pause_s: float = 0.0) -> SoakReport:
+async def soak(
+    port: int, seconds: float, kill_every_s: float, pause_s: float = 0.0, least_kills: int = 0
+) -> SoakReport:
     """Load the server at `port`, a descendant of this process, and kill its engine again and again.
 
-    Each client waits for `pause_s` before each request.
+    It ends after `seconds` and `least_kills`. Each client waits for `pause_s` before each request.
     """
     report = SoakReport()
     load = _Load(port, report, pause_s)
@@ -248,7 +250,7 @@ async def soak(port: int, seconds: float, kill_every_s: float, pause_s: float = 
             f"descriptors; engine {reading.engine_bytes / MIB:.1f} MiB, {reading.engine_fds}",
             flush=True,
         )
-        if time.monotonic() > end:
+        if time.monotonic() > end and report.n_kills >= least_kills:
             return report
 
 

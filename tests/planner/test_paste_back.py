@@ -26,7 +26,7 @@ from vram_llm.units import GIB
 pytestmark = pytest.mark.process  # computes for many seconds
 
 MODELS = {**zoo.PUBLISHED, **zoo.SMALL}
-N_PLANS = 160
+N_PLANS = 80
 OPTIONS = (
     ("--n-ctx", ("2k", "8k", "20000", "64k", "128k", "max")),
     ("--kv-type", ("f16", "q8_0", "q4_0")),

@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import anthropic
 import httpx
 import openai
 import psutil
@@ -26,6 +25,9 @@ from vram_llm.planner.types import Plan
 from vram_llm.server.app import create_app
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.run import http_protocol
+
+if TYPE_CHECKING:  # it takes two seconds to load, in each process of pytest-xdist
+    import anthropic
 
 T = TypeVar("T")
 
@@ -203,13 +205,17 @@ def async_openai_sdk(url: str, **options: Any) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(**_for_openai(url, options))
 
 
-def anthropic_sdk(url: str, **options: Any) -> anthropic.Anthropic:
+def anthropic_sdk(url: str, **options: Any) -> "anthropic.Anthropic":
     """Anthropic's client of the server at `url`, a base URL without a path; it asks once."""
+    import anthropic
+
     return anthropic.Anthropic(**_ONCE | {"base_url": url} | options)
 
 
-def async_anthropic_sdk(url: str, **options: Any) -> anthropic.AsyncAnthropic:
+def async_anthropic_sdk(url: str, **options: Any) -> "anthropic.AsyncAnthropic":
     """The asynchronous one. With `_strict_response_validation` an answer must have the SDK's types."""
+    import anthropic
+
     return anthropic.AsyncAnthropic(**_ONCE | {"base_url": url} | options)
 
 

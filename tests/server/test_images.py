@@ -8,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import anthropic
 import httpx
 import openai
 import pytest
@@ -326,6 +325,8 @@ def test_responses(sdk: openai.OpenAI) -> None:
 
 
 def test_the_anthropic_sdk(base_url: str) -> None:
+    import anthropic  # not above: it takes two seconds to load, in each process of pytest-xdist
+
     source: Any = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(CATS).decode()}
     messages: Any = [
         {"role": "user", "content": [{"type": "image", "source": source}, {"type": "text", "text": "So?"}]}

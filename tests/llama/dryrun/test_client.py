@@ -42,7 +42,7 @@ from vram_llm.units import GIB
 
 pytestmark = pytest.mark.process
 
-N_PLACEMENTS = 24  # of each model
+N_PLACEMENTS = 12  # of each model
 CARDS = tuple(
     Device(
         id=f"GPU{i}", name=f"{gib} GiB", kind=DeviceKind.CUDA, total_bytes=gib * GIB, free_bytes=gib * GIB,
