@@ -4,8 +4,9 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack, chdir, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, chdir, contextmanager, nullcontext
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
@@ -16,7 +17,10 @@ from vram_llm.cli.main import main
 from vram_llm.llama.dryrun import client
 from vram_llm.llama.dryrun.client import DryRun
 from vram_llm.machine.json_store import DATA_DIR_VARIABLE
+from vram_llm.machine.types import Machine
 from vram_llm.model.header_cache import CACHE_DIR_VARIABLE
+from vram_llm.planner.types import Plan, Workload
+from vram_llm.workflows import planning
 
 ROOT = Path(__file__).parents[2]
 _OWN_FOLDERS = (DATA_DIR_VARIABLE, CACHE_DIR_VARIABLE, CONFIG_DIR_VARIABLE)  # set by tests/conftest.py
@@ -34,7 +38,7 @@ def run(
 
 
 def run_here(
-    *args: str | Path, cwd: Path | None = None, columns: int = 80
+    *args: str | Path, cwd: Path | None = None, columns: int = 80, env: Mapping[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
     """`run` within this process, for tests of what a command prints, plans and exits with.
 
@@ -45,7 +49,7 @@ def run_here(
     words, code = ["vram-llm", *map(str, args)], None
     with ExitStack() as stack:
         stack.enter_context(chdir(cwd or Path.cwd()))
-        stack.enter_context(patch.dict(os.environ, environment(columns), clear=True))
+        stack.enter_context(patch.dict(os.environ, env or environment(columns), clear=True))
         stack.enter_context(patch.object(sys, "argv", words))
         stack.enter_context(patch.object(sys, "stdout", streams[0]))
         stack.enter_context(patch.object(sys, "stderr", streams[1]))
@@ -58,6 +62,26 @@ def run_here(
         stream.flush()
     printed = (stream.buffer.getvalue().decode() for stream in streams)
     return subprocess.CompletedProcess(words, code if isinstance(code, int) else 0, *printed)
+
+
+@contextmanager
+def each_plan_once() -> Iterator[None]:
+    """Within the block commands of `run_here` that ask for a plan again get the plan that was made.
+
+    The host's free memory, which differs between two readings, makes no other plan of it.
+    """
+    plan, plans = planning.plan, dict[object, Plan]()
+
+    def plan_once(model: str, machine: Machine, workload: Workload, dry: DryRun | None = None) -> Plan:
+        path = Path(model).resolve()
+        same = replace(machine, host=replace(machine.host, available_bytes=0))
+        key = (path, path.stat().st_mtime_ns if path.exists() else 0, same, workload)
+        if key not in plans:
+            plans[key] = plan(model, machine, workload, dry)
+        return plans[key]
+
+    with patch.object(planning, "plan", plan_once):
+        yield
 
 
 @cache

@@ -13,7 +13,7 @@ from tools.random_model import write_llama
 from vram_llm.planner.export.formats import FORMATS, emit, from_json
 from vram_llm.units import GIB
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("plans_made_once")]
 
 RIG = ["--gpu", "RTX 4080 Laptop", "--gpu", "2x RTX 3090 Ti"]
 TINY = ["--n-ctx", "512", "--parallel", "2", "--reserve-mib", "0"]

@@ -19,6 +19,7 @@ from vram_llm.units import MIB
 
 pytestmark = [
     pytest.mark.process,
+    pytest.mark.usefixtures("plans_made_once"),
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a group"),
 ]
 

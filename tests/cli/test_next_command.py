@@ -10,7 +10,7 @@ from tests import zoo
 from tests.cli.running import run_here
 from tests.cli.typed import printed_flags
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("plans_made_once")]
 
 
 def placement(*args: str | Path) -> dict[str, Any]:

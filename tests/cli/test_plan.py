@@ -12,7 +12,7 @@ from tests.cli.running import run, run_here
 from tools.random_bert import write_bert
 from tools.random_model import write_llama
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("plans_made_once")]
 
 RIG = ["--gpu", "RTX 4080 Laptop", "--gpu", "2x RTX 3090 Ti"]
 
@@ -88,7 +88,7 @@ def test_objectives(nemotron: Path) -> None:
     assert throughput["speed"]["prompt_stage_s"] < latency["speed"]["prompt_stage_s"]
     assert latency["speed"]["step_s"] < balance["speed"]["step_s"]
     assert context["context"]["n_ctx"] > balance["context"]["n_ctx"]
-    deep = plan("latency", "--expect-depth", "6k", "--expect-streams", "4")
+    deep = plan("latency", "--n-ctx", "8k", "--expect-depth", "6k", "--expect-streams", "4")
     assert (deep["speed"]["depth"], deep["speed"]["streams"]) == (6144, 4)
 
 
