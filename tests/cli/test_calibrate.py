@@ -15,14 +15,22 @@ pytestmark = pytest.mark.process
 
 def run(folder: Path, *args: str) -> "subprocess.CompletedProcess[str]":
     """Run `vram-llm` with a data folder of the test's own."""
-    env = environment(100) | {"VRAM_LLM_DATA_DIR": str(folder)}
-    return running.run(*args, env=env)
+    return running.run(*args, env=_environment(folder))
+
+
+def run_here(folder: Path, *args: str) -> "subprocess.CompletedProcess[str]":
+    """`run` within this process, for commands that measure nothing."""
+    return running.run_here(*args, env=_environment(folder))
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return environment(100) | {"VRAM_LLM_DATA_DIR": str(folder)}
 
 
 def test_a_journey(tmp_path: Path, workers: tuple[str, ...]) -> None:
     """Measured, shown, planned with, forgotten."""
     endpoint = workers[0]
-    done = run(tmp_path, "calibrate", "--rpc", f"{endpoint}@2GiB", "--json")
+    done = run(tmp_path, "calibrate", "--rpc", f"{endpoint}@2GiB", "--seconds", "2", "--json")
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     jsonschema.validate(printed, schema("calibrate"))
@@ -82,7 +90,7 @@ def test_a_worker_that_is_not_there(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_options(tmp_path: Path, args: list[str], code: int, message: str) -> None:
-    done = run(tmp_path, "calibrate", *args)
+    done = run_here(tmp_path, "calibrate", *args)
     assert done.returncode == code
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
@@ -92,21 +100,21 @@ def test_disks_are_shown_and_forgotten(tmp_path: Path) -> None:
     record = {"read_bytes_per_s": 2.5e9, "file": "/models/a.gguf", "measured_at": "2026-11-29T10:00:00+00:00",
               "vram_llm": "0.2.0"}  # fmt: skip
     (tmp_path / "disks.json").write_text(json.dumps({"version": 1, "cards": {"/ (/dev/sda)": record}}))
-    shown = run(tmp_path, "calibrate", "--show").stdout
+    shown = run_here(tmp_path, "calibrate", "--show").stdout
     assert "disk / (/dev/sda): 2.5 GB/s" in shown
     assert "on /models/a.gguf" in " ".join(shown.split())
-    printed = json.loads(run(tmp_path, "calibrate", "--show", "--json").stdout)
+    printed = json.loads(run_here(tmp_path, "calibrate", "--show", "--json").stdout)
     jsonschema.validate(printed, schema("calibrate"))
     assert printed["disks"] == {"/ (/dev/sda)": record}
-    dropped = run(tmp_path, "calibrate", "--forget", "/ (/dev/sda)", "--show")
+    dropped = run_here(tmp_path, "calibrate", "--forget", "/ (/dev/sda)", "--show")
     assert "forgotten: / (/dev/sda)" in dropped.stderr
     assert dropped.stdout.startswith("no measurements yet")
 
 
 def test_an_unreadable_store_is_a_note(tmp_path: Path) -> None:
     (tmp_path / "speed.json").write_text("{")
-    done = run(tmp_path, "calibrate", "--show")
+    done = run_here(tmp_path, "calibrate", "--show")
     assert done.returncode == 0
     assert "damaged and not used" in done.stderr
-    assert run(tmp_path, "calibrate", "--forget", "x").returncode == 1
-    assert run(tmp_path, "calibrate", "--forget", "all").returncode == 0
+    assert run_here(tmp_path, "calibrate", "--forget", "x").returncode == 1
+    assert run_here(tmp_path, "calibrate", "--forget", "all").returncode == 0
