@@ -145,7 +145,7 @@ async def prefixes(alone: EngineClient, replicas: ReplicaSet, n_groups: int, n_o
         random = Random(f"prefixes {name}")
         beginnings = [_tokens(random, _PREFIX) for _ in range(n_groups)]
         prompts = [beginning + _tokens(random, _TAIL) for beginning in beginnings * n_of_each]
-        random.shuffle(prompts)
+        Random("order").shuffle(prompts)
         requests = [
             Request(id=f"{name} p{i}", prompt=(1, *prompt), max_tokens=_PREFIX_ANSWER, sampling=GREEDY)
             for i, prompt in enumerate(prompts)
