@@ -31,7 +31,7 @@ CONFIG_VARIABLE = "VRAM_LLM_CONFIG"
 NO_CONFIG = "none"
 
 _CONFIG = "config_file"  # the parameter of --config
-_LAYERS, _GIVEN = "vram_llm.layers", "vram_llm.given"
+_LAYERS, _GIVEN, _ARGUMENTS = "vram_llm.layers", "vram_llm.given", "vram_llm.arguments"
 _MODEL, _PLAN = "model_option", "plan_file"
 MODELS, GROUPS, WORKERS = "models", "groups", "workers"
 _LISTS = (MODELS, GROUPS, WORKERS)
@@ -68,6 +68,7 @@ class ConfiguredCommand(ShortFlagsCommand):
             if asks_for_help is None or asks_for_help.name not in given:
                 layers = _layers(self, given)
                 ctx.meta[_LAYERS], ctx.meta[_GIVEN] = layers, frozenset(given)
+                ctx.meta[_ARGUMENTS] = tuple(args)
                 keep_settings(ctx, merged(layers, given).settings)
         return super().parse_args(ctx, args)
 
@@ -75,6 +76,12 @@ class ConfiguredCommand(ShortFlagsCommand):
 def given_names(ctx: click.Context) -> frozenset[str]:
     """The parameters that are on the command line of the context's command."""
     found: frozenset[str] = ctx.meta.get(_GIVEN, frozenset())
+    return found
+
+
+def arguments_of(ctx: click.Context) -> tuple[str, ...]:
+    """The command line of the context's command, without its name."""
+    found: tuple[str, ...] = ctx.meta.get(_ARGUMENTS, ())
     return found
 
 

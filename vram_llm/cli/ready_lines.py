@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 def ready_lines(plan: Plan, info: "ModelInfo", config: "ServerConfig", port: int) -> tuple[str, ...]:
     """Each device's share; context and speed; address, key and model; how to send a request and stop."""
-    address = _address(config.host, port)
+    address = server_address(config.host, port)
     return (
         f"{info.name}: {'; '.join(_shares(plan))}",
         f"{_use(plan.context)}; {_speed(plan)}",
-        f"{config.scheme}://{address}/v1  key: {_key(config)}  model: {_model_names(info, config)}",
-        f"talk: {_how_to_talk(plan.context.pooling, address, config)}; stop: Ctrl+C",
+        f"{config.scheme}://{address}/v1  key: {key_word(config)}  model: {_model_names(info, config)}",
+        f"talk: {how_to_talk(plan.context.pooling, address, config)}; stop: Ctrl+C",
     )
 
 
@@ -79,7 +79,7 @@ def _together(speed: SpeedEstimate) -> str:
     return f", {rate(speed.streams_tokens_per_s)} for {speed.streams} together ({speed.streams_basis})"
 
 
-def _address(hosts: str, port: int) -> str:
+def server_address(hosts: str, port: int) -> str:
     """The address for a client on this computer: loopback if the server listens on all addresses."""
     host = hosts.partition(",")[0].strip()
     try:
@@ -91,7 +91,8 @@ def _address(hosts: str, port: int) -> str:
     return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
 
 
-def _key(config: "ServerConfig") -> str:
+def key_word(config: "ServerConfig") -> str:
+    """The key that clients send: "as given", or "any"."""
     return "as given" if config.needs_key else "any"
 
 
@@ -99,7 +100,8 @@ def _model_names(info: "ModelInfo", config: "ServerConfig") -> str:
     return ", ".join((info.name, *config.aliases)) if config.strict_model else "any"
 
 
-def _how_to_talk(pooling: Pooling | None, address: str, config: "ServerConfig") -> str:
+def how_to_talk(pooling: Pooling | None, address: str, config: "ServerConfig") -> str:
+    """Commands that send a request to a model with this pooling."""
     key = " -H 'Authorization: Bearer KEY'" if config.needs_key else ""
     curl = f"curl {config.scheme}://{address}/v1{{route}}{key} -d '{{body}}'"
     if pooling is Pooling.RANK:

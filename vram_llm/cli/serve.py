@@ -8,14 +8,14 @@ import click
 
 from vram_llm.cli import terminal
 from vram_llm.cli.complete_model import complete_model, same_model
-from vram_llm.cli.configured_command import ConfiguredCommand, config_option
+from vram_llm.cli.configured_command import ConfiguredCommand, arguments_of, config_option
 from vram_llm.cli.fleet_config import configured_fleet
 from vram_llm.cli.fleet_options import ResidencyOptions, residency_options
 from vram_llm.cli.load_progress import LoadProgress
 from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options, saved_plan
+from vram_llm.cli.serve_fleet import serve_fleet
 from vram_llm.cli.server_log import set_up_log
 from vram_llm.cli.server_options import server_options
-from vram_llm.errors import NotBuilt
 from vram_llm.server.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def command(
 
     fleet = configured_fleet(click.get_current_context(), server)
     if fleet is not None:
-        raise NotBuilt("several models are not served yet; `vram-llm plan --config FILE` plans them")
+        serve_fleet(fleet, options, server, arguments_of(click.get_current_context()))
+        return
     name = one_model(next(iter(model), None), model_option)
     if smart_split and options.workload.tensor_split is not None:
         raise click.UsageError(

@@ -7,10 +7,11 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import Literal
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.loops.auto import auto_loop_factory
 
 from vram_llm.chat.render_pool import rendering_in_processes
@@ -78,32 +79,13 @@ async def _serve(
     on_ready: Callable[[ModelInfo], None],
     ui: Ui,
 ) -> None:
-    checks_host = bool(config.allowed_hosts) or all(is_loopback(sock.getsockname()[0]) for sock in socks)
     keyring = Keyring(config)
     check_certificate(config)
     traces = traces_wanted(os.environ)
-    app = create_app(
-        engine,
-        config,
-        keyring=keyring,
-        hosts=frozenset(host.lower() for host in config.allowed_hosts) if checks_host else None,
-        ui=ui,
-    )
+    app = create_app(engine, config, keyring=keyring, hosts=accepted_hosts(socks, config), ui=ui)
     if traces is not None:
         app.add_middleware(TracesMiddleware, traces=traces)
-    http = uvicorn.Config(
-        app,
-        log_config=None,  # its lines go the way of all others
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        http=http_protocol(),
-        ssl_certfile=config.ssl_certfile,
-        ssl_keyfile=config.ssl_keyfile,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_FLUSH_S,
-    )
-    server = _Server(http, engine, config, keyring)
+    server = HttpServer(app, config, keyring, engine.drain)
     serving = asyncio.create_task(server.serve(sockets=socks))
     engine.start()
     loading, ending = asyncio.create_task(engine.ready()), asyncio.create_task(engine.ended())
@@ -129,17 +111,43 @@ async def _serve(
             traces.close()
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server. A signal first lets the engine finish; SIGHUP reads keys and certificate again.
+def accepted_hosts(socks: Iterable[socket.socket], config: ServerConfig) -> frozenset[str] | None:
+    """Host names that are accepted in addition to loopback addresses; None: every name."""
+    checks_host = bool(config.allowed_hosts) or all(is_loopback(sock.getsockname()[0]) for sock in socks)
+    return frozenset(host.lower() for host in config.allowed_hosts) if checks_host else None
 
-    With a log file SIGHUP ends nothing either: programs that rotate logs send it.
+
+class HttpServer(uvicorn.Server):
+    """uvicorn's server. A signal first calls `drain`; SIGHUP reads keys and certificate again.
+
+    `drain` gets the seconds that requests in flight have to finish. `on_hangup` is called at SIGHUP too. With
+    a log file SIGHUP ends nothing either: programs that rotate logs send it.
     """
 
     def __init__(
-        self, http: uvicorn.Config, engine: EngineClient, config: ServerConfig, keyring: Keyring
+        self,
+        app: ASGIApp,
+        config: ServerConfig,
+        keyring: Keyring,
+        drain: Callable[[float], Awaitable[None]],
+        on_hangup: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(http)
-        self._engine = engine
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,  # its lines go the way of all others
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                http=http_protocol(),
+                ssl_certfile=config.ssl_certfile,
+                ssl_keyfile=config.ssl_keyfile,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=_FLUSH_S,
+            )
+        )
+        self._drain_requests = drain
+        self._hangup = on_hangup
         self._own_config = config
         self._keyring = keyring
         self._had_terminal = _has_terminal()
@@ -157,7 +165,8 @@ class _Server(uvicorn.Server):
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
         config = self._own_config
-        if any(path is not None for path in (config.keys_file, config.ssl_certfile, config.log_file)):
+        paths = (config.keys_file, config.ssl_certfile, config.log_file)
+        if self._hangup is not None or any(path is not None for path in paths):
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         try:
             yield
@@ -179,6 +188,8 @@ class _Server(uvicorn.Server):
                 log.info("the certificate was read again")
         except (BadKeysFile, BadCertificate) as error:
             log.error("nothing changes: %s", error)
+        if self._hangup is not None:
+            self._hangup()
 
     def _on_signal(self) -> None:
         if self._draining is not None:
@@ -189,7 +200,7 @@ class _Server(uvicorn.Server):
 
     async def _drain(self, grace_s: float) -> None:
         """Let requests in flight finish; until then the server listens and /health tells that it stops."""
-        await self._engine.drain(grace_s)
+        await self._drain_requests(grace_s)
         self.should_exit = True
 
 

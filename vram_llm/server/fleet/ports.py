@@ -6,6 +6,7 @@ from typing import Protocol
 
 from vram_llm.engine.engine_protocol import Engine
 from vram_llm.fleet.snapshots import FleetEvent, FleetModel
+from vram_llm.planner.fleet.types import FleetPlan
 
 
 class ServedFleet(Protocol):
@@ -26,3 +27,15 @@ class ServedFleet(Protocol):
     def engine(self, model: str) -> Engine | None: ...
 
     def events(self) -> AsyncIterator[FleetEvent]: ...
+
+
+class RunningFleet(ServedFleet, Protocol):
+    """A fleet that the server starts and ends."""
+
+    async def start(self) -> None: ...
+
+    async def drain(self, grace_s: float) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def apply(self, plan: FleetPlan) -> None: ...

@@ -1,0 +1,112 @@
+"""`vram-llm serve` with several models."""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vram_llm.cli import terminal
+from vram_llm.cli.fleet_config import ConfiguredFleet, read_serve
+from vram_llm.cli.fleet_workers import FleetWorker
+from vram_llm.cli.plan_options import PlanOptions
+from vram_llm.cli.server_log import set_up_log
+from vram_llm.errors import BadConfig, NotBuilt
+from vram_llm.server.config import ServerConfig
+
+if TYPE_CHECKING:
+    from vram_llm.machine.types import Machine
+    from vram_llm.planner.fleet.types import FleetPlan
+    from vram_llm.server.fleet.routed_models import FleetSettings
+
+log = logging.getLogger("vram_llm.fleet")
+_OF_MODELS = frozenset({
+    "model_name", "aliases", "chat_template", "chat_template_kwargs", "reasoning", "reasoning_budget",
+    "sampling", "request_timeout_s",
+})  # fmt: skip
+"""Settings of a ServerConfig that each model has of its own: reading the configuration again changes them."""
+
+
+def serve_fleet(
+    fleet: ConfiguredFleet, options: PlanOptions, server: ServerConfig, arguments: Sequence[str]
+) -> None:
+    """Plan the models of `fleet`, and serve them until Ctrl+C. `arguments` are those of `serve`."""
+    from vram_llm.cli.fleet_lines import fleet_ready_lines
+    from vram_llm.server import sockets
+    from vram_llm.server.host_check import check_exposure
+    from vram_llm.workflows import fleet_serving
+
+    set_up_log(server)
+    fleet.check_sources()
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(sock) for sock in sockets.bind_all(server.host, server.port)]
+        check_exposure(socks, server)
+        machine = fleet_machine(options, fleet.workers)
+        settings = fleet_serving.fleet_settings(
+            fleet.on(machine),
+            machine,
+            fleet.servers,
+            on_model=lambda name: terminal.say(f"planning {name}", err=True),
+        )
+        for note in settings.plan.notes:
+            terminal.say(f"note: {note}", err=True)
+
+        def say_ready(port: int) -> None:
+            for line in fleet_ready_lines(settings.plan, server, port):
+                terminal.say(line, err=True)
+
+        fleet_serving.serve_fleet(
+            settings,
+            server,
+            socks=socks,
+            read=RereadFleet(tuple(arguments), fleet, server, machine),
+            on_ready=say_ready,
+        )
+
+
+def fleet_machine(options: PlanOptions, workers: Sequence[FleetWorker]) -> "Machine":
+    """The machine to plan for, with the workers of the file. Raises NotBuilt for one over SSH."""
+    for worker in workers:
+        if worker.spec.ssh is not None:
+            raise NotBuilt(f"{worker.place}: workers over SSH are not used yet; open the tunnel yourself")
+    addresses = tuple(worker.spec.address for worker in workers)
+    return dataclasses.replace(options, rpc=(*options.rpc, *addresses)).machine()
+
+
+@dataclass(slots=True)
+class RereadFleet:
+    """Reads the fleet's configuration again, for the machine as it was before its models were loaded."""
+
+    arguments: tuple[str, ...]
+    fleet: ConfiguredFleet  # as last read
+    server: ServerConfig
+    machine: "Machine"
+
+    def __call__(self, plan: "FleetPlan") -> "FleetSettings":
+        """The settings in place of those with `plan`. Models that are the same stay where they are.
+
+        Raises BadConfig with file and line, and the errors of `plan_fleet`.
+        """
+        from vram_llm.workflows.fleet_serving import fleet_settings_beside
+
+        found = read_serve(self.arguments)
+        if found.fleet is None:
+            raise BadConfig("the configuration has no models: any more; start the server anew for one model")
+        found.fleet.check_sources()
+        if found.fleet.workers != self.fleet.workers:
+            log.warning("other workers are used after a restart of the server only")
+        self._warn_of_server(found.server)
+        spec = found.fleet.on(self.machine)
+        settings = fleet_settings_beside(plan, spec, self.machine, found.fleet.servers)
+        self.fleet = found.fleet
+        return settings
+
+    def _warn_of_server(self, now: ServerConfig) -> None:
+        names = [
+            field.name.replace("_", "-").removesuffix("-s")
+            for field in dataclasses.fields(ServerConfig)
+            if field.name not in _OF_MODELS and getattr(now, field.name) != getattr(self.server, field.name)
+        ]
+        if names:
+            log.warning("%s: used after a restart of the server only", ", ".join(names))
