@@ -34,13 +34,15 @@ def plan_fleet(
     on_model: Callable[[str], None] = lambda _: None,
     shares_workers: bool = False,
     dry: "DryRun | None" = None,
+    kept: "Mapping[str, tuple[FleetWay, ...]] | None" = None,
 ) -> "FleetPlan":
     """The plan for a fleet on `machine`: where each model is loaded, and which models fit together.
 
     The analytic meter finds the places. Then each model is planned, with llama.cpp's dry run, in the memory
     that the others leave in every set that it is in, so the sets fit to the byte. `on_model` gets the name of
     each model before it is planned so. `shares_workers`: RPC workers serve several programs at a time, which
-    llama.cpp's own do not. Plans share `dry`, or a dry run of their own.
+    llama.cpp's own do not. Plans share `dry`, or a dry run of their own. `kept` are ways of models that stay
+    as they are, on all the devices that their specs allow.
 
     Raises the errors of `planning.plan`, which name the model; BadPlan if groups contradict each other;
     DoesNotFit if a model, its replicas, or models that must be resident together can never fit.
@@ -67,7 +69,8 @@ def plan_fleet(
     with nullcontext(dry) if dry is not None else planning.dry_run() as asked:
         finders = {model.name: _finder(model, machine) for model in spec.models}
         packing, models = pack_fleet(spec, finders, limits, equal_devices(machine, limits.budgets))
-        ways = _Confirmation(spec, machine, limits, packing.layouts, asked, on_model).confirmed()
+        confirmation = _Confirmation(spec, machine, limits, packing.layouts, asked, on_model)
+        ways = confirmation.confirmed(kept or {})
     why = {name: reason(name, models, packing.layouts, limits) for name in models}
     notes = [*machine.notes]
     if not packing.is_proven:
@@ -164,11 +167,16 @@ class _Confirmation:
         self._uses = {name: [option.uses for option in each.options] for name, each in layouts.items()}
         self._waiting = {(name, index) for name, each in self._uses.items() for index in range(len(each))}
 
-    def confirmed(self) -> "dict[str, tuple[FleetWay, ...]]":
-        """The ways of each model. Raises the errors of `planning.plan`."""
-        found = {}
+    def confirmed(self, kept: "Mapping[str, tuple[FleetWay, ...]]") -> "dict[str, tuple[FleetWay, ...]]":
+        """The ways of each model; `kept` are known before. Raises the errors of `planning.plan`."""
+        found = dict(kept)
+        for name, own in kept.items():
+            self._uses[name] = [way.uses for way in own]
+            self._waiting -= {(name, index) for index in range(len(own))}
         size = {name: sum(layout.uses.values()) for name, layout in self._layouts.items()}
         for model in sorted(self._spec.models, key=lambda model: -size[model.name]):
+            if model.name in kept:
+                continue
             self._on_model(model.name)
             ways = []
             for index, option in enumerate(self._layouts[model.name].options):

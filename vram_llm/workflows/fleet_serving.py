@@ -4,23 +4,22 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import socket
 
-    from vram_llm.engine.engine_protocol import Engine
-    from vram_llm.fleet.engines import FleetEngine, MakeEngine
     from vram_llm.fleet.load_plans import FreeBytes
-    from vram_llm.fleet.snapshots import FleetModel
+    from vram_llm.fleet.snapshots import FleetModel, ModelState
     from vram_llm.machine.types import Machine
     from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetSpec, PackedModel
-    from vram_llm.planner.types import Plan
     from vram_llm.server.config import ServerConfig
     from vram_llm.server.fleet.reloading import ReadSettings
     from vram_llm.server.fleet.routed_models import FleetSettings
 
 log = logging.getLogger("vram_llm.fleet")
+_NOTICES = logging.getLogger("vram_llm.notices")  # engine.supervisor.NOTICES, which takes time to import
 
 
 def serve_fleet(
@@ -43,8 +42,10 @@ def serve_fleet(
     """
     import asyncio
 
+    from vram_llm.engine.process import SpareProcess
     from vram_llm.fleet.load_plans import LoadPlans
     from vram_llm.fleet.manager import Fleet
+    from vram_llm.fleet.replicas import make_engine
     from vram_llm.server import run, sockets
     from vram_llm.server.config import ServerConfig
     from vram_llm.server.fleet.run import FleetService
@@ -57,16 +58,20 @@ def serve_fleet(
 
     async def main() -> None:
         port: int = bound[0].getsockname()[1]
+        spare = SpareProcess(log)
         fleet = Fleet(
             settings.plan,
-            make_engine=make_engine(config.watchdog_s),
+            make_engine=partial(make_engine, watchdog_s=config.watchdog_s, processes=spare),
             load_plans=LoadPlans(free_bytes=free_bytes_of(settings.plan)),
             on_change=_StateLog(),
         )
         service = FleetService(
             fleet=fleet, settings=settings, read=read, installed=installed, on_ready=lambda: on_ready(port)
         )
-        await serve(service, bound, config)
+        try:
+            await serve(service, bound, config)
+        finally:
+            await spare.close()
 
     with contextlib.ExitStack() as stack, asyncio.Runner(loop_factory=run.new_event_loop) as runner:
         for sock in bound:
@@ -87,38 +92,48 @@ def fleet_settings(
     from vram_llm.server.fleet.routed_models import FleetSettings
     from vram_llm.workflows.fleet_planning import plan_fleet
 
-    settings = FleetSettings(plan=plan_fleet(spec, machine, on_model=on_model), configs=configs)
-    check_settings(settings)
-    return settings
+    return _checked(FleetSettings(plan=plan_fleet(spec, machine, on_model=on_model), configs=configs))
 
 
 def fleet_settings_beside(
     before: "FleetPlan", spec: "FleetSpec", machine: "Machine", configs: "Mapping[str, ServerConfig]"
 ) -> "FleetSettings":
-    """The settings of a changed fleet, in which models with an unchanged spec stay where `before` has them.
+    """The settings of a changed fleet, in which models with an unchanged spec stay as `before` has them.
 
     If the new ones do not fit beside them, all models are placed anew. Raises the errors of `plan_fleet`.
     """
     from vram_llm.errors import DoesNotFit
+    from vram_llm.server.fleet.routed_models import FleetSettings
+    from vram_llm.workflows.fleet_planning import plan_fleet
 
-    old = {model.spec.name: model for model in before.models}
-    pinned, wanted = [], {model.name: model for model in spec.models}
-    for model in spec.models:
-        packed = old.get(model.name)
-        stays = packed is not None and packed.spec == model
-        pinned.append(_in_place(packed) if packed is not None and stays else model)
+    old, asked = {model.spec.name: model for model in before.models}, {m.name: m for m in spec.models}
+    stays = {name for name, model in asked.items() if name in old and old[name].spec == model}
+    pinned = tuple(_in_place(old[m.name]) if m.name in stays else m for m in spec.models)
     try:
-        settings = fleet_settings(replace(spec, models=tuple(pinned)), machine, configs)
+        kept = {name: old[name].ways for name in stays}
+        plan = plan_fleet(replace(spec, models=pinned), machine, kept=kept)
     except DoesNotFit:
         return fleet_settings(spec, machine, configs)
-    models = tuple(replace(model, spec=wanted[model.spec.name]) for model in settings.plan.models)
-    return replace(settings, plan=replace(settings.plan, models=models))
+    if not any(each.issuperset(plan.resident_at_start) for each in plan.sets):
+        return fleet_settings(spec, machine, configs)
+    models = tuple(
+        replace(model, spec=asked[model.spec.name], why=old[model.spec.name].why)
+        if model.spec.name in stays
+        else model
+        for model in plan.models
+    )
+    return _checked(FleetSettings(plan=replace(plan, models=models), configs=configs))
 
 
 def _in_place(packed: "PackedModel") -> "FleetModelSpec":
     """The spec of a model that keeps its devices. One that is on the host alone may be anywhere."""
     devices = tuple(dict.fromkeys(device for way in packed.ways for device in way.devices))
     return replace(packed.spec, devices=devices or packed.spec.devices, replicas=len(packed.ways))
+
+
+def _checked(settings: "FleetSettings") -> "FleetSettings":
+    check_settings(settings)
+    return settings
 
 
 def check_settings(settings: "FleetSettings") -> None:
@@ -134,19 +149,6 @@ def check_settings(settings: "FleetSettings") -> None:
         check_variables(config.chat_template_kwargs)
         if config.chat_template is not None:
             check_template(config.chat_template, f"the chat template of {model.spec.name}")
-
-
-def make_engine(watchdog_s: float | None) -> "MakeEngine":
-    """Makes engines in processes of their own; a model with several plans has one for each."""
-    from vram_llm.engine.client import EngineClient
-    from vram_llm.fleet.replicas import ReplicaSet
-
-    def make(plans: "tuple[Plan, ...]", name: str, on_state: "Callable[[Engine], None]") -> "FleetEngine":
-        if len(plans) == 1:
-            return EngineClient(plans[0], name, on_state, watchdog_s=watchdog_s)
-        return ReplicaSet([EngineClient(plan, name, watchdog_s=watchdog_s) for plan in plans], on_state)
-
-    return make
 
 
 def free_bytes_of(plan: "FleetPlan") -> "FreeBytes":
@@ -169,20 +171,21 @@ def free_bytes_of(plan: "FleetPlan") -> "FreeBytes":
 
 
 class _StateLog:
-    """Logs loads and unloads as they are done."""
+    """Logs the beginnings and ends of loads. The engine itself logs its restarts."""
 
     def __init__(self) -> None:
-        self._states: dict[str, str] = {}
+        self._states: dict[str, ModelState] = {}
 
     def __call__(self, model: "FleetModel") -> None:
         from vram_llm.fleet.snapshots import ModelState
 
-        if self._states.get(model.name) == model.state.value:
+        before = self._states.get(model.name)
+        if before is model.state:
             return
-        self._states[model.name] = model.state.value
+        self._states[model.name] = model.state
         where = ", ".join(model.devices) or "the host"
-        if model.state is ModelState.LOADING:
-            log.info("%s is loaded on %s", model.name, where)
+        if model.state is ModelState.LOADING and before is not ModelState.RESIDENT:
+            _NOTICES.info("%s is being loaded on %s", model.name, where)
         elif model.state is ModelState.RESIDENT:
             seconds = "" if model.load_s is None else f" after {model.load_s:.1f} s"
-            log.info("%s is ready%s", model.name, seconds)
+            _NOTICES.info("%s is ready%s", model.name, seconds)

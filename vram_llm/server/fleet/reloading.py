@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from vram_llm.engine.supervisor import NOTICES
 from vram_llm.errors import RequestError, VramLLMError
 from vram_llm.planner.fleet.types import FleetPlan
 from vram_llm.server.api_keys import STRANGER, current_key
@@ -11,7 +12,7 @@ from vram_llm.server.config import ServerConfig
 from vram_llm.server.errors import MissingScope
 from vram_llm.server.fleet.routed_models import FleetSettings, RoutedModels
 
-log = logging.getLogger("vram_llm.fleet")
+log = logging.getLogger(NOTICES)
 
 ReadSettings = Callable[[FleetPlan], FleetSettings]
 """Reads the configuration and plans it; the plan is the one in use. Called in a thread.
@@ -64,9 +65,9 @@ class Reloader:
             self._models.settings = settings
             now = frozenset(model.spec.name for model in settings.plan.models)
             then = frozenset(model.spec.name for model in before.plan.models)
+            log.info("%s", _outcome(before, settings))
             if settings.plan != before.plan:
                 await self._apply(settings.plan)
-            log.info("%s", _outcome(before, settings))
             self._on_reload(then - now)
 
 

@@ -120,6 +120,7 @@ def _fleet_model(model: RoutedModel, now: FleetModel, running: RunningModel | No
         idle_s=now.idle_s,
         n_loads=now.n_loads,
         load_s=now.load_s,
+        pid=None if running is None else running.activity.pid,
         engine=None if running is None else engine_status(running.engine, running.activity),
         load=None if running is None else load_status(running.activity),
     )

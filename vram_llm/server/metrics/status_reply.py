@@ -165,6 +165,7 @@ class StatusFleetModel(BaseModel):
     idle_s: float | None
     n_loads: int
     load_s: float | None
+    pid: int | None  # of the engine's process, the first replica's
     engine: StatusEngine | None
     load: StatusLoad | None
 

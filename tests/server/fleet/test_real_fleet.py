@@ -1,0 +1,183 @@
+"""`vram-llm serve` with several models: real engines, by OpenAI's client."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from tests.patience import PATIENCE_S, looks, soon, until
+from tests.server.live import Serving, async_openai_sdk, http_client, serving
+from tools.random_model import write_llama
+
+pytestmark = pytest.mark.process
+
+N_TOKENS = 120
+HI: Any = [{"role": "user", "content": "hi"}]
+FILE = """\
+n-ctx: 2048
+parallel: 4
+models:
+  - name: one
+    source: {folder}/one.gguf
+    preload: true
+    temperature: 0
+    aliases: [gpt-4o]
+  - name: two
+    source: {folder}/two.gguf
+    temperature: 0
+    min-residency: 0s
+"""
+
+
+class ServedFile:
+    """A running server of several models, and its file."""
+
+    def __init__(self, server: Serving, path: Path) -> None:
+        self.server = server
+        self.path = path
+        self.text = path.read_text()
+
+    def engines(self) -> dict[str, int]:
+        """Process ids of the engines, by model."""
+        models = httpx.get(f"{self.server.url}/status", timeout=PATIENCE_S).json()["models"]
+        return {model["id"]: model["pid"] for model in models if model["pid"] is not None}
+
+    def write(self, text: str) -> None:
+        self.path.write_text(text)
+        self.server.process.send_signal(signal.SIGHUP)
+
+    def log_after(self, n_lines: int, words: str) -> str:
+        """The first line of the log after `n_lines` that has `words`."""
+        for _ in looks():
+            found = [line for line in self.server._said[n_lines:] if words in line]
+            if found:
+                return found[0]
+        raise AssertionError(f"no line with {words!r}: {self.server._said[n_lines:]}")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedFile]:
+    folder = tmp_path_factory.mktemp("fleet")
+    for seed, name in enumerate(("one", "two", "three")):
+        write_llama(folder / f"{name}.gguf", seed=seed)
+    path = folder / "fleet.yaml"
+    path.write_text(FILE.format(folder=folder))
+    with serving("--config", path) as server:
+        server.await_health()
+        yield ServedFile(server, path)
+
+
+def _states(client: openai.OpenAI) -> dict[str, str]:
+    cards: Any = client.models.list().data
+    return {card.id: card.status["state"] for card in cards}
+
+
+def _answer(client: openai.OpenAI, model: str, n: int = 8) -> str:
+    reply = client.chat.completions.create(model=model, messages=HI, max_tokens=n)
+    assert reply.model == model
+    return reply.choices[0].message.content or ""
+
+
+def test_models_answer_under_their_names(served: ServedFile) -> None:
+    client = served.server.client
+    assert _states(client) == {"one": "resident", "gpt-4o": "resident", "two": "unloaded"}
+    one, two = _answer(client, "one"), _answer(client, "two")  # which loads it
+    assert one != two
+    assert _answer(client, "gpt-4o") == one
+    assert _states(client)["two"] == "resident"
+    with pytest.raises(openai.NotFoundError, match="this server has 'one', 'gpt-4o', 'two'"):
+        _answer(client, "three")
+    assert client.responses.create(model="two", input="hi", max_output_tokens=4).model == "two"
+
+
+async def test_an_engine_that_is_killed_does_not_stop_others_streams(served: ServedFile) -> None:
+    """Its own stream goes on, for it has no random choice."""
+    before = served.engines()
+    async with async_openai_sdk(served.server.url, timeout=PATIENCE_S) as client:
+        counted = [_Counted(), _Counted()]
+        asked = zip(("one", "two"), counted, strict=True)
+        streams = [asyncio.create_task(_stream(client, name, each)) for name, each in asked]
+        await until(lambda: all(task.n_chunks for task in counted), "streams")
+        psutil.Process(before["two"]).kill()
+        assert await soon(asyncio.gather(*streams)) == [N_TOKENS, N_TOKENS]
+    after = served.engines()
+    assert after["one"] == before["one"]
+    assert after["two"] != before["two"]
+
+
+@dataclass
+class _Counted:
+    n_chunks: int = 0
+
+
+async def _stream(client: openai.AsyncOpenAI, model: str, counted: _Counted) -> int:
+    """The number of an answer's tokens."""
+    stream: Any = await client.chat.completions.create(
+        model=model, messages=HI, stream=True, max_tokens=N_TOKENS, extra_body={"ignore_eos": True},
+        stream_options={"include_usage": True},
+    )  # fmt: skip
+    async for chunk in stream:
+        counted.n_chunks += 1
+        if chunk.usage is not None:
+            n_tokens: int = chunk.usage.completion_tokens
+    return n_tokens
+
+
+def test_hangup_with_a_broken_file_keeps_the_old_one(served: ServedFile) -> None:
+    client, engines, n_lines = served.server.client, served.engines(), len(served.server._said)
+    served.write(served.text.replace("preload: true", "preload: perhaps"))
+    line = served.log_after(n_lines, "stays as it is")
+    assert "fleet.yaml:6: preload" in line
+    assert served.engines() == engines
+    assert set(_states(client)) == {"one", "gpt-4o", "two"}
+
+
+def test_hangup_changes_only_what_the_file_changes(served: ServedFile) -> None:
+    client, engines, n_lines = served.server.client, served.engines(), len(served.server._said)
+    folder = served.path.parent
+    served.write(f"{served.text}  - name: three\n    source: {folder}/three.gguf\n")
+    assert "new: three" in served.log_after(n_lines, "read again")
+    assert engines.items() <= served.engines().items()
+    assert _answer(client, "three") != _answer(client, "one")
+    served.write(served.text)
+    assert "gone: three" in served.log_after(n_lines, "gone")
+    assert engines.items() <= served.engines().items()
+    with pytest.raises(openai.NotFoundError):
+        _answer(client, "three")
+
+
+async def test_orders_and_events(served: ServedFile) -> None:
+    """Clients of llama-server's router unload and load a model, and read how that goes."""
+    async with http_client(served.server.url) as http, http.stream("GET", "/models/sse") as events:
+        lines = events.aiter_lines()
+        assert await soon(anext(lines)) == ": waiting"
+        for order, words in (("unload", '"status":"unloaded"'), ("load", '"status":"loaded"')):
+            reply = await http.post(f"/models/{order}", json={"model": "two"})
+            assert reply.json() == {"success": True}
+            async for line in lines:
+                if '"model":"two"' in line and words in line:
+                    break
+        metrics = (await http.get("/metrics")).text
+    assert 'vram_llm:model_state{model="two",state="resident"} 1.0' in metrics
+    assert "vllm:generation_tokens_total" in metrics
+
+
+def test_ends_without_a_process_left(tmp_path: Path) -> None:
+    """At SIGTERM a request in flight is finished, and one that waits for a model is refused."""
+    for seed, name in enumerate(("a", "b")):
+        write_llama(tmp_path / f"{name}.gguf", seed=seed)
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(tmp_path / "a.gguf", tmp_path / "b.gguf", "--n-ctx", "1024"))
+        server.await_health()
+        assert server.chat("hi", temperature=0)
+        children = server.children()
+        assert server.end() == 0
+        assert not [child for child in children if child.is_running()]
