@@ -98,7 +98,7 @@ def fleet_settings(
 def fleet_settings_beside(
     before: "FleetPlan", spec: "FleetSpec", machine: "Machine", configs: "Mapping[str, ServerConfig]"
 ) -> "FleetSettings":
-    """The settings of a changed fleet, in which models with an unchanged spec stay as `before` has them.
+    """The settings of a changed fleet, in which models with the same spec and files stay as in `before`.
 
     If the new ones do not fit beside them, all models are placed anew. Raises the errors of `plan_fleet`.
     """
@@ -107,7 +107,7 @@ def fleet_settings_beside(
     from vram_llm.workflows.fleet_planning import plan_fleet
 
     old, asked = {model.spec.name: model for model in before.models}, {m.name: m for m in spec.models}
-    stays = {name for name, model in asked.items() if name in old and old[name].spec == model}
+    stays = {name for name, model in asked.items() if name in old and _is_same(old[name], model)}
     pinned = tuple(_in_place(old[m.name]) if m.name in stays else m for m in spec.models)
     try:
         kept = {name: old[name].ways for name in stays}
@@ -123,6 +123,14 @@ def fleet_settings_beside(
         for model in plan.models
     )
     return _checked(FleetSettings(plan=replace(plan, models=models), configs=configs))
+
+
+def _is_same(packed: "PackedModel", spec: "FleetModelSpec") -> bool:
+    """Whether a plan still holds: the model is asked for in the same way, and its files are the same."""
+    from vram_llm.model.file_identity import change_of
+
+    files = (file for way in packed.ways for file in way.plan.files)
+    return packed.spec == spec and all(change_of(file) is None for file in files)
 
 
 def _in_place(packed: "PackedModel") -> "FleetModelSpec":
