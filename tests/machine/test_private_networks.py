@@ -6,7 +6,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from vram_llm.machine.private_networks import is_private, wireguard_addresses
+from vram_llm.machine.private_networks import crosses_network, is_private, wireguard_addresses
 
 
 class Address(NamedTuple):
@@ -24,6 +24,12 @@ def test_wireguard_is_known_by_the_type_of_its_interface(
         (tmp_path / name).mkdir()
         (tmp_path / name / "uevent").write_text(f"{kind}INTERFACE={name}\nIFINDEX=5\n")
     assert wireguard_addresses(tmp_path) == {"10.8.0.2", "fe80::1"}
+
+
+def test_connections_in_the_clear() -> None:
+    assert crosses_network("192.0.2.7", "192.0.2.8")
+    assert not crosses_network("192.0.2.7", "192.0.2.7")  # to this computer
+    assert not crosses_network("127.0.0.1", "127.0.0.2")
 
 
 def test_this_computers_addresses() -> None:

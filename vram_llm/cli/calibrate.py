@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vram_llm.cli import terminal
+from vram_llm.cli.ssh_workers import ssh_workers
 
 if TYPE_CHECKING:
     from vram_llm.machine.calibration_store import CalibrationRecord
@@ -24,6 +25,9 @@ def _no_nan(_: click.Context, parameter: click.Parameter, value: float | None) -
 @click.option("--rpc", multiple=True, metavar="HOST:PORT[@SIZE]", help=(
     "Measure the RPC worker at HOST:PORT too. Repeat for more."
 ))  # fmt: skip
+@click.option("--ssh", multiple=True, metavar="[USER@]HOST[:PORT]", help=(
+    "Measure the RPC worker on HOST too, through a tunnel of the ssh client. Repeat for more."
+))  # fmt: skip
 @click.option("--model", "-m", "models", multiple=True, metavar="MODEL", help=(
     "Measure the disk that holds MODEL too. Repeat for more.  [default: those of the models that `vram-llm "
     "models` lists]"
@@ -38,6 +42,7 @@ def _no_nan(_: click.Context, parameter: click.Parameter, value: float | None) -
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, in bytes, seconds and operations.")
 def command(
     rpc: tuple[str, ...],
+    ssh: tuple[str, ...],
     models: tuple[str, ...],
     seconds: float | None,
     show: bool,
@@ -51,15 +56,16 @@ def command(
     and the speed of each quantisation type; and how fast the disks with models read. They are stored with
     date and versions, and later plans use them. Run nothing else on the devices meanwhile.
     """
-    if (show or forget) and (rpc or models or seconds):
+    if (show or forget) and (rpc or ssh or models or seconds):
         wish = "--rpc names workers to measure" if rpc else "--model names disks to measure"
-        wish = wish if rpc or models else "--seconds says how long to measure"
+        wish = "--ssh names workers to measure" if ssh else wish
+        wish = wish if rpc or ssh or models else "--seconds says how long to measure"
         raise click.UsageError(f"{wish}; leave it out with --show and --forget")
     if forget:
         terminal.say("forgotten: " + ("; ".join(_forget(forget)) or "no measurements"), err=True)
         if not show:
             return
-    devices, disks = _stored() if show else _measure(rpc, models, seconds)
+    devices, disks = _stored() if show else _measure(rpc, ssh, models, seconds)
     _print(devices, disks, as_json)
 
 
@@ -84,14 +90,14 @@ def _stored() -> "tuple[dict[str, CalibrationRecord], dict[str, DiskRecord]]":
 
 
 def _measure(
-    rpc: tuple[str, ...], models: tuple[str, ...], seconds: float | None
+    rpc: tuple[str, ...], ssh: tuple[str, ...], models: tuple[str, ...], seconds: float | None
 ) -> "tuple[dict[str, CalibrationRecord], dict[str, DiskRecord]]":
     """Measure every device and disk. If an error ends the measuring, print those that are already stored."""
     from vram_llm.cli.speed_tables import progress
     from vram_llm.errors import VramLLMError
     from vram_llm.workflows import detection, measurement
 
-    machine = detection.detect(rpc=rpc)
+    machine = detection.detect(rpc=rpc, workers=ssh_workers(ssh))
     devices: dict[str, CalibrationRecord] = {}
     disks: dict[str, DiskRecord] = {}
     with progress() as on_progress:

@@ -36,7 +36,7 @@ def compare(model: str, others: Sequence[str], options: PlanOptions) -> tuple[Co
         machine = (
             detection.detect(rig)
             if names_host(rig)
-            else dataclasses.replace(options, gpus=(rig,), rpc=()).machine()
+            else dataclasses.replace(options, gpus=(rig,), rpc=(), ssh=()).machine()
         )
         machines.append((rig, machine))
     with planning.dry_run() as dry:
@@ -108,7 +108,7 @@ def _legend(rows: Sequence[ComparisonRow]) -> str:
 
 
 def _own_name(options: PlanOptions) -> str:
-    cards = f" {JOIN} ".join((*options.gpus, *(f"worker {endpoint}" for endpoint in options.rpc)))
+    cards = f" {JOIN} ".join((*options.gpus, *(f"worker {name}" for name in (*options.rpc, *options.ssh))))
     host = ", ".join(filter(None, (options.cpu, options.ram)))
     return " on ".join(filter(None, (cards or "these cards", host))) if cards or host else "this machine"
 

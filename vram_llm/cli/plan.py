@@ -139,9 +139,7 @@ def command(
         plan = planning.plan(name, machine, options.workload, dry)
         _draw(picture, name, machine, options.workload, plan, dry)
     if as_json or form is not None:
-        from vram_llm.planner.export.formats import emit
-
-        click.echo(emit(_with_whole_path(plan), form or "json").encode())
+        _emit(plan, form)
     else:
         _show_plan(plan, name, n_ways=n_ways, verbose=verbose, explain=explain)
 
@@ -219,6 +217,16 @@ def _draw(
     terminal.say(f"picture: {picture}", err=True)
 
 
+def _emit(plan: "Plan", form: str | None) -> None:
+    """Print the plan for another program; None: as JSON."""
+    from vram_llm.cli.ssh_workers import tunnel_commands
+    from vram_llm.planner.export.formats import emit
+
+    click.echo(emit(_with_whole_path(plan), form or "json").encode())
+    for line in tunnel_commands(plan) if form is not None else ():
+        terminal.say(f"first, and for as long as it runs: {line}", err=True)
+
+
 def _show_plan(plan: "Plan", model: str, *, n_ways: int | None, verbose: bool, explain: bool) -> None:
     from vram_llm.cli.tables import print_plan, print_reasons
 
@@ -251,7 +259,7 @@ def _check(plan_file: str, options: PlanOptions, as_json: bool) -> None:
     from vram_llm.workflows import saved_plans
 
     options.refuse_with_a_saved_plan(but=("--gpu", "--rpc", "--ram", "--cpu", "--reserve-mib"))
-    plan = saved_plans.load_plan(plan_file)
+    plan = saved_plans.with_tunnels(saved_plans.load_plan(plan_file))
     device_fits = saved_plans.check(
         plan,
         gpus=options.gpus,

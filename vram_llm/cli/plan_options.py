@@ -22,6 +22,7 @@ from vram_llm.cli.option_types import (
 )
 from vram_llm.cli.override_options import OverrideListType, dictated_overrides
 from vram_llm.cli.settings import is_given
+from vram_llm.cli.ssh_workers import ssh_workers
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.types import BackendSampling, FlashAttention, Objective, Serving, Workload
@@ -44,6 +45,8 @@ class PlanOptions:
 
     gpus: tuple[str, ...]
     rpc: tuple[str, ...]
+    ssh: tuple[str, ...]
+    start_workers: bool | None
     ram: str | None
     cpu: str | None
     disk: str | None
@@ -54,7 +57,14 @@ class PlanOptions:
         """The machine to plan for. Raises UnknownDevice, BadHost, WorkerUnreachable."""
         from vram_llm.workflows import detection
 
-        return detection.detect(self.gpus, self.rpc, ram=self.ram, cpu=self.cpu, disk=self.disk)
+        return detection.detect(
+            self.gpus,
+            self.rpc,
+            ram=self.ram,
+            cpu=self.cpu,
+            disk=self.disk,
+            workers=ssh_workers(self.ssh, start=bool(self.start_workers)),
+        )
 
     def refuse_with_a_saved_plan(self, but: tuple[str, ...] = ()) -> None:
         """Raises UsageError for flags that a saved plan has decided already, other than those in `but`."""
@@ -143,6 +153,13 @@ MACHINE_OPTIONS = (
     )),
     PlanOption(flags="--rpc", fields=("rpc",), multiple=True, metavar="HOST:PORT[@SIZE]", help=(
         "Use the RPC worker at HOST:PORT, and at most SIZE of each of its devices. Repeat for more."
+    )),
+    PlanOption(flags="--ssh", fields=("ssh",), multiple=True, metavar="[USER@]HOST[:PORT][@SIZE]", help=(
+        "Use the RPC worker on HOST's loopback through a tunnel of the ssh client. Repeat for more.  "
+        "[default port: 50052]"
+    )),
+    PlanOption(flags="--start-workers", fields=("start_workers",), is_flag=True, has_default=False, help=(
+        "Start `vram-llm worker` on each HOST of --ssh where none listens; it ends with this command."
     )),
 )  # fmt: skip
 
@@ -292,6 +309,7 @@ WORKLOAD_OPTIONS = (
     )),
 )  # fmt: skip
 
+_OF_WORKERS = ("--rpc", "--ssh", "--start-workers")
 PLAN_OPTIONS = (*MACHINE_OPTIONS, *WORKLOAD_OPTIONS)
 
 
@@ -315,7 +333,7 @@ def plan_options(function: _F) -> _F:
 def rig_options(function: _F) -> _F:
     """Add the options for cards and host that are not here."""
     for option in reversed(MACHINE_OPTIONS):
-        function = option.decorator()(function) if option.flag != "--rpc" else function
+        function = option.decorator()(function) if option.flag not in _OF_WORKERS else function
     return function
 
 
@@ -343,7 +361,7 @@ def saved_plan(path: str, options: PlanOptions) -> "Plan":
     from vram_llm.workflows import saved_plans
 
     options.refuse_with_a_saved_plan()
-    plan = saved_plans.load_plan(path)
+    plan = saved_plans.with_tunnels(saved_plans.load_plan(path))
     workers = (
         endpoint if limit is None else f"{endpoint}@{limit}"
         for endpoint, limit in worker_limits(plan).items()

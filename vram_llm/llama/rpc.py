@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,10 @@ import msgspec
 
 from vram_llm.errors import NotBuilt, WorkerUnreachable
 from vram_llm.llama.worker_cache import WorkerCache
+from vram_llm.machine.private_networks import crosses_network
+from vram_llm.machine.ssh_tunnel import open_tunnel
 from vram_llm.machine.types import Device, DeviceKind, Link, Source
-from vram_llm.machine.worker_spec import WorkerSpec, split_endpoint, worker_at
+from vram_llm.machine.worker_spec import WorkerSpec, is_loopback, split_endpoint, worker_at
 
 MAX_SERVERS = 16  # GGML_RPC_MAX_SERVERS of ggml-rpc.h
 _SAVED = re.compile(r"saved to '(.+)'$")  # rpc_server::set_tensor of ggml-rpc.cpp
@@ -66,10 +68,27 @@ def worker_facts(endpoint: str) -> WorkerFacts:
     return msgspec.json.decode(answer.stdout, type=WorkerFacts)
 
 
-def _check_listening(endpoint: str) -> None:
+def exposure_notes(workers: Sequence[WorkerSpec]) -> tuple[str, ...]:
+    """A sentence on the workers that are reached in the clear. Raises WorkerUnreachable."""
+    plain = [spec.address for spec in workers if spec.ssh is None and _is_in_the_clear(spec)]
+    if not plain:
+        return ()
+    return (
+        f"{', '.join(plain)}: llama.cpp's RPC has neither authentication nor encryption; whoever is on the "
+        "way can read and change what is computed there. --ssh HOST makes a tunnel; WireGuard needs none",
+    )
+
+
+def _is_in_the_clear(spec: WorkerSpec) -> bool:
+    return not is_loopback(spec.host) and crosses_network(*_check_listening(spec.address))
+
+
+def _check_listening(endpoint: str) -> tuple[str, str]:
+    """The addresses of this end and of the other end. Raises WorkerUnreachable if nobody listens there."""
     host, port = split_endpoint(endpoint)
     try:
-        socket.create_connection((host, port), timeout=3).close()
+        with socket.create_connection((host, port), timeout=3) as sock:
+            return sock.getsockname()[0], sock.getpeername()[0]
     except (OSError, UnicodeError) as error:  # UnicodeError: no host can have this name
         reason = getattr(error, "strerror", None) or str(error)
         raise WorkerUnreachable(
@@ -93,8 +112,9 @@ def worker_list(workers: tuple[WorkerSpec, ...]) -> tuple[Device, ...]:
     found: list[Device] = []
     for number, spec in enumerate(workers):
         if any(other.label == spec.label for other in workers[:number]):
-            raise WorkerUnreachable(f"worker {spec.label} is given twice; each --rpc names another worker")
-        facts = worker_facts(spec.address)
+            raise WorkerUnreachable(f"worker {spec.label} is given twice; name each worker once")
+        endpoint = spec.address if spec.ssh is None else open_tunnel(spec).endpoint
+        facts = worker_facts(endpoint)
         for index, device in enumerate(facts.devices):
             limit = spec.limit_bytes
             found.append(
@@ -106,7 +126,8 @@ def worker_list(workers: tuple[WorkerSpec, ...]) -> tuple[Device, ...]:
                     free_bytes=device.free_bytes if limit is None else min(device.free_bytes, limit),
                     memory_source=Source.DRIVER if limit is None else Source.GIVEN,
                     alignment_bytes=device.alignment_bytes,
-                    endpoint=spec.address,
+                    endpoint=endpoint,
+                    tunnel=spec.tunnel,
                     endpoint_index=index,
                     link=facts.link,
                 )

@@ -113,7 +113,9 @@ def device_key(device: Device | Host) -> str | None:
     if isinstance(device, Host):
         return f"{device.cpu_name or device.name}, {device.cores} threads"
     if device.endpoint is not None:
-        return device.endpoint + (f" device {device.endpoint_index}" if device.endpoint_index else "")
+        return (device.tunnel or device.endpoint) + (
+            f" device {device.endpoint_index}" if device.endpoint_index else ""
+        )
     ggml_key = f"{device.ggml_name}, {device.name}" if device.ggml_name else None
     return device.uuid or device.pci_bus_id or ggml_key
 

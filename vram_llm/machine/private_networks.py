@@ -14,6 +14,11 @@ def is_private(host: str) -> bool:
     return is_loopback(host) or host.strip("[]") in wireguard_addresses()
 
 
+def crosses_network(own: str, peer: str) -> bool:
+    """Whether a connection between these addresses leaves this computer without being encrypted."""
+    return own != peer and not is_private(own)
+
+
 def wireguard_addresses(interfaces: Path = _INTERFACES) -> frozenset[str]:
     """The addresses of this computer on WireGuard interfaces, by the type that Linux gives them."""
     return frozenset(

@@ -101,6 +101,7 @@ class Device:
     ggml_name: str | None = None  # llama.cpp's name for it here ("CUDA0", "Vulkan0"); None: unknown
     endpoint: str | None = None  # "host:port" of an RPC worker
     endpoint_index: int = 0  # index among the worker's devices
+    tunnel: str | None = None  # of a worker over SSH: "me@box:50052"; its endpoint is the end here, for now
     compute_capability: str | None = None  # "8.6"
     driver_version: str | None = None
     what_if: bool = False  # whether it is planned for without being in this machine

@@ -33,6 +33,11 @@ class WorkerSpec:
         far = str(self.port) if self.host == _LOOPBACK else self.address
         return f"{self.ssh}:{far} over SSH"
 
+    @property
+    def tunnel(self) -> str | None:
+        """The value of --ssh that names it, without a limit; None for a worker without a tunnel."""
+        return None if self.ssh is None else f"{self.ssh}:{self.port}"
+
 
 def split_endpoint(endpoint: str, default_port: int | None = None) -> tuple[str, int]:
     """("host", port) of "host:port". Raises WorkerUnreachable for any other text."""

@@ -43,9 +43,13 @@ def how_to_measure(devices: Sequence[Device]) -> str:
     """The option or command that makes the speed of `devices` known; they are all of one kind."""
     if all(device.what_if for device in devices):
         return 'name the card or its bandwidth in --gpu, as in "24GiB@1008GB/s"'
-    endpoints = dict.fromkeys(device.endpoint for device in devices if device.endpoint is not None)
-    options = "".join(f" --rpc {endpoint}" for endpoint in endpoints)
+    named = (_option(device) for device in devices if device.endpoint is not None)
+    options = "".join(dict.fromkeys(named))
     return f"`vram-llm calibrate{options}` measures it"
+
+
+def _option(device: Device) -> str:
+    return f" --ssh {device.tunnel}" if device.tunnel else f" --rpc {device.endpoint}"
 
 
 def _speed_of(devices: Sequence[Device]) -> str:

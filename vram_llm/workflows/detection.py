@@ -11,6 +11,7 @@ from vram_llm.workflows.model_names import resolve
 
 if TYPE_CHECKING:
     from vram_llm.machine.types import Machine
+    from vram_llm.machine.worker_spec import WorkerSpec
 
 
 def analyze(model: str) -> ModelProfile:
@@ -31,6 +32,7 @@ def detect(
     ram: str | None = None,
     cpu: str | None = None,
     disk: str | None = None,
+    workers: "Sequence[WorkerSpec]" = (),
 ) -> "Machine":
     """The machine to plan for: the local devices, or the what-if cards `gpus` instead; and RPC workers.
 
@@ -39,6 +41,8 @@ def detect(
 
     `ram` ("64GiB DDR5-6000 2ch", "64GiB@80GB/s") and `cpu` ("Ryzen 9 7950X", "16 cores") describe a host that
     is not this computer, `disk` ("7GB/s") its disk, or without them this computer's.
+
+    `workers` are further RPC workers. Tunnels to those over SSH stay open until this program ends.
 
     Raises UnknownDevice, BadHost, WorkerUnreachable.
     """
@@ -56,10 +60,14 @@ def detect(
 
         machine = overhead_store.with_overheads(machines.detect(backends()))
         machine = machines.with_host(machine, description)
-    if rpc:
-        from vram_llm.llama import rpc as workers
+    if rpc or workers:
+        from vram_llm.llama.rpc import exposure_notes, worker_list
+        from vram_llm.machine.worker_spec import worker_at
 
-        machine = dataclasses.replace(machine, devices=machine.devices + workers.devices(rpc))
+        wanted = (*map(worker_at, rpc), *workers)
+        found = worker_list(wanted)
+        notes = (*machine.notes, *exposure_notes(wanted))
+        machine = dataclasses.replace(machine, devices=machine.devices + found, notes=notes)
     return calibration_store.with_measured_speeds(machine)
 
 

@@ -1,5 +1,6 @@
 """Plans from files, and checks whether a plan can be loaded here now."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,25 @@ def load_plan(path: str) -> "Plan":
     if len(data) > _MAX_PLAN_BYTES:
         raise BadPlan(f"{path} is larger than {_MAX_PLAN_BYTES:,} bytes; no plan is")
     return from_json(data, path)
+
+
+def with_tunnels(plan: "Plan") -> "Plan":
+    """`plan` with the tunnels to its workers over SSH open, and their present ends as its endpoints.
+
+    Raises WorkerUnreachable.
+    """
+    from vram_llm.machine.ssh_tunnel import open_tunnel
+    from vram_llm.machine.worker_spec import worker_over_ssh
+
+    return dataclasses.replace(
+        plan,
+        devices=tuple(
+            dataclasses.replace(device, endpoint=open_tunnel(worker_over_ssh(device.tunnel)).endpoint)
+            if device.tunnel is not None and device.id in plan.used
+            else device
+            for device in plan.devices
+        ),
+    )
 
 
 def check(
