@@ -22,6 +22,7 @@ from vram_llm.cli.main import main
 from vram_llm.machine.detect import what_if
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
 from vram_llm.machine.what_if_host import HostDescription
+from vram_llm.machine.worker_spec import WorkerSpec
 from vram_llm.planner.types import Plan, Workload
 from vram_llm.units import GIB
 from vram_llm.workflows import detection, planning
@@ -81,8 +82,15 @@ def write_models(folder: Path) -> None:
     (folder / "folder" / "broken.gguf").write_text("this is no model")
 
 
-def detect(gpus: str | Sequence[str] = (), rpc: Sequence[str] = (), **host: str | None) -> Machine:
+def detect(
+    gpus: str | Sequence[str] = (),
+    rpc: Sequence[str] = (),
+    *,
+    workers: Sequence[WorkerSpec] = (),
+    **host: str | None,
+) -> Machine:
     """Like detection.detect, for the fixed machine. Its workers were never measured."""
+    assert not workers
     specs = [gpus] if isinstance(gpus, str) else gpus
     machine = what_if(specs or LOCAL, HOST, HostDescription(**host))
     devices = [dataclasses.replace(device, what_if=bool(gpus)) for device in machine.devices]
