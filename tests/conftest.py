@@ -86,10 +86,10 @@ gc.set_threshold(50_000)  # the many small objects that tests and the server's a
 _LONGEST_FILES = frozenset(
     f"tests/{name}.py"
     for name in (
-        "cli/test_calibrate", "cli/test_from_disk", "cli/test_golden", "cli/test_plan",
-        "llama/dryrun/test_client", "planner/search/test_unknown_speeds", "planner/test_paste_back",
-        "server/test_real_engine", "server/test_schemathesis", "server/test_soak", "test_docs",
-        "test_journeys",
+        "cli/test_calibrate", "cli/test_from_disk", "cli/test_golden", "cli/test_next_command",
+        "cli/test_plan", "llama/dryrun/test_client", "planner/search/test_alternatives",
+        "planner/search/test_unknown_speeds", "planner/test_paste_back", "server/test_real_engine",
+        "server/test_schemathesis", "server/test_soak", "test_docs", "test_journeys",
     )
 )  # fmt: skip
 

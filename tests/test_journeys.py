@@ -100,8 +100,10 @@ def test_a_saved_plan_is_served(tmp_path: Path) -> None:
             assert caught.value.code == "context_length_exceeded"
 
 
-def test_the_api_outlives_its_engine(tmp_path: Path) -> None:
-    with serving(write_llama(tmp_path / "tiny.gguf"), "--n-ctx", "4096") as served:
+def test_the_api_outlives_its_engine_and_ends_after_a_stream(tmp_path: Path) -> None:
+    """The engine is killed; the server is ended by a signal while a stream is in flight."""
+    patient = ("--drain-timeout", str(PATIENCE_S))  # ten seconds are too few on a busy machine
+    with serving(write_llama(tmp_path / "tiny.gguf"), "--n-ctx", "4096", *patient) as served:
         served.await_health()
         engine = served.engine()
         stream = served.client.completions.create(
@@ -114,15 +116,9 @@ def test_the_api_outlives_its_engine(tmp_path: Path) -> None:
                 pass
         served.await_health()
         assert served.chat("still there?")
-        assert served.end() == 0
-
-
-def test_a_stream_in_flight_ends_properly_at_a_signal(tmp_path: Path) -> None:
-    with serving(write_llama(tmp_path / "tiny.gguf"), "--n-ctx", "4096") as served:
-        served.await_health()
         stream = served.client.completions.create(
             model="tiny", prompt="hello", max_tokens=12, stream=True, extra_body={"ignore_eos": True}
-        )  # few, for the server gives requests in flight ten seconds, on a busy machine too
+        )
         chunks = iter(stream)
         next(chunks)
         served.process.send_signal(signal.SIGTERM)
@@ -131,20 +127,16 @@ def test_a_stream_in_flight_ends_properly_at_a_signal(tmp_path: Path) -> None:
         assert served.process.wait(PATIENCE_S) == 0
 
 
-def test_a_client_that_sends_half_a_request_does_not_keep_the_server(tmp_path: Path) -> None:
-    with serving(write_llama(tmp_path / "tiny.gguf")) as served:
-        served.await_health()
-        with socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2]))) as half:
-            half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-            assert served.end() == 0
-
-
-def test_a_number_no_wire_carries_harms_nobody(tmp_path: Path) -> None:
+def test_clients_that_send_nonsense_harm_nobody(tmp_path: Path) -> None:
+    """A number that no wire carries; half a request, which does not keep the server from its end."""
     with serving(write_llama(tmp_path / "tiny.gguf")) as served:
         served.await_health()
         with pytest.raises(openai.BadRequestError, match="max_tokens"):
             served.client.completions.create(model="tiny", prompt="x", max_tokens=10**30)
         assert served.chat("hello")
+        with socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2]))) as half:
+            half.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            assert served.end() == 0
 
 
 def test_keys_are_asked_for(tmp_path: Path) -> None:

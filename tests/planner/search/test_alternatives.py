@@ -10,7 +10,7 @@ from tests.planner.cases import DESKTOP, LAPTOP, machine, profile_of
 from vram_llm.errors import EngineDied, ModelRefused
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.estimates import Estimate
-from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.make_plan import choose_candidate, make_plan
 from vram_llm.planner.memory.analytic_meter import AnalyticMeter
 from vram_llm.planner.search.candidate import uses_host
 from vram_llm.planner.search.search import plan_placement
@@ -110,8 +110,8 @@ def test_an_underestimate_of_the_analytic_meter_is_corrected(nemotron: ModelProf
 
 def test_the_largest_context_with_weights_on_the_host_is_at_least_the_default(nemotron: ModelProfile) -> None:
     one_card = machine([DESKTOP])
-    plan = make_plan(nemotron, one_card, Workload(largest_ctx=True))
-    assert plan.context.n_ctx >= Workload.DEFAULT_N_CTX
+    chosen, *_ = choose_candidate(nemotron, one_card, Workload(largest_ctx=True), None)
+    assert chosen.context.n_ctx >= Workload.DEFAULT_N_CTX
 
 
 def test_the_exact_meter_measures_the_first_alternatives(nemotron: ModelProfile) -> None:
@@ -245,7 +245,9 @@ def test_a_placement_that_exceeds_a_device_by_the_exact_meter_is_replaced(nemotr
 def test_the_largest_context_by_the_exact_meter_is_larger(nemotron: ModelProfile) -> None:
     free = [LAPTOP, DESKTOP, DESKTOP]
     workload = Workload(largest_ctx=True)
-    analytic_plan = make_plan(nemotron, machine(free), workload)
-    plan = make_plan(nemotron, machine(free), workload, ExactMeter(nemotron, free, share=0.7))
-    assert plan.context.n_ctx > analytic_plan.context.n_ctx
-    assert plan.fits
+    exact = ExactMeter(nemotron, free, share=0.7)
+    by_analytic, by_exact = (
+        choose_candidate(nemotron, machine(free), workload, meter)[0] for meter in (None, exact)
+    )
+    assert by_exact.context.n_ctx > by_analytic.context.n_ctx
+    assert by_exact.estimate.fits
