@@ -1,6 +1,7 @@
 """Two real engines of one model as one engine: where requests go, deaths, moves, and facts of both."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -16,7 +17,8 @@ from tests.patience import soon, until
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request import SamplingParams, TokenEvent
-from vram_llm.errors import EngineDied, RequestCancelled
+from vram_llm.errors import EngineDied, RequestCancelled, VramLLMError
+from vram_llm.fleet import replica
 from vram_llm.fleet.replica_speed import StepCostMeter
 from vram_llm.fleet.replicas import ReplicaSet, make_engine
 from vram_llm.planner.types import Plan
@@ -51,8 +53,8 @@ async def pair(plan: Plan) -> AsyncIterator[ReplicaSet]:
     replicas.start()
     try:
         await soon(replicas.ready())
-        for replica in replicas.replicas:
-            await soon(replica.engine.ready())
+        for each in replicas.replicas:
+            await soon(each.engine.ready())
         yield replicas
     finally:
         await soon(replicas.stop())
@@ -97,7 +99,7 @@ def place(pair: ReplicaSet, name: str) -> int:
 
 
 def process_of(pair: ReplicaSet, index: int) -> psutil.Process:
-    (pid,) = (replica.engine.activity.pid for replica in pair.replicas[index : index + 1])
+    (pid,) = (each.engine.activity.pid for each in pair.replicas[index : index + 1])
     assert pid is not None
     return psutil.Process(pid)
 
@@ -126,8 +128,8 @@ async def test_two_replicas_answer_as_one(pair: ReplicaSet) -> None:
     assert pair.seconds_until_done(1, "") > 0
     assert sum(status.n_requests for status in pair.status()) == 5
     assert pair.activity.endings == {"abort": 1, "error": 1, "length": 3}
-    for replica in pair.replicas:
-        _observe(replica.meter, replica.engine.stats)
+    for each in pair.replicas:
+        _observe(each.meter, each.engine.stats)
     assert all(status.is_measured for status in pair.status())
 
 
@@ -176,7 +178,7 @@ async def test_a_request_that_waits_goes_to_a_replica_that_gets_free(pair: Repli
     streams = [await begun(pair, "a", max_tokens=30_000)]
     streams.append(await begun(pair, "b", prompt=(1, 2, 3), max_tokens=30_000))
     waits = asyncio.create_task(answer(pair, "waits", prompt=(1, 7, 7)))
-    await until(lambda: any("waits" in replica.waiting for replica in pair.replicas), "it waits")
+    await until(lambda: any("waits" in each.waiting for each in pair.replicas), "it waits")
     here = place(pair, "waits")
     free = next(i for i, name in enumerate("ab") if place(pair, name) != here)
     await streams[free].close()
@@ -185,15 +187,32 @@ async def test_a_request_that_waits_goes_to_a_replica_that_gets_free(pair: Repli
     await streams[1 - free].close()
 
 
-async def test_one_replica_that_cannot_load(plan: Plan, tmp_path: Path) -> None:
-    pair = ReplicaSet([EngineClient(with_path(plan, tmp_path / "none.gguf"), "t"), EngineClient(plan, "t")])
+async def test_a_replica_that_cannot_load_is_tried_again(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "_FIRST_RETRY_S", 0.01)
+    later = tmp_path / "later.gguf"
+    pair = ReplicaSet([EngineClient(with_path(plan, later), "t"), EngineClient(plan, "t")])
     pair.start()
     try:
         await soon(pair.ready())
-        await until(lambda: pair.replicas[0].engine.state is EngineState.DEAD, "refused")
+        await until(lambda: pair.replicas[0].n_failures > 0, "refused")
         assert len(tokens_of(await soon(answer(pair, "r")))) == 8
         assert "does not answer requests" in pair.warnings[0]
         assert pair.failure is None
+        shutil.copy(plan.model.path, later)
+        await until(lambda: pair.replicas[0].is_ready, "loaded")
+        assert pair.warnings == ()
     finally:
         await soon(pair.stop())
     await soon(pair.ended())
+
+
+async def test_replicas_that_all_cannot_load(plan: Plan, tmp_path: Path) -> None:
+    pair = ReplicaSet([EngineClient(with_path(plan, tmp_path / "none.gguf"), "t")])
+    pair.start()
+    try:
+        with pytest.raises(VramLLMError):
+            await soon(pair.ready())
+    finally:
+        await soon(pair.stop())

@@ -91,7 +91,10 @@ class EngineProcess(ABC):
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Begin loading, in the background."""
+        """Begin loading, in the background. An engine that is DEAD begins anew."""
+        if self.state is EngineState.DEAD:
+            self.failure = None
+            self._set_state(EngineState.LOADING, "starting")
         self._supervisor = asyncio.create_task(self._supervise(), name="engine supervisor")
 
     async def ready(self) -> ModelInfo:

@@ -1,5 +1,6 @@
 """One of several engines of a model, with what is known of it."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -52,6 +53,9 @@ class ReplicaEngine(FleetEngine, Protocol):
     async def pieces(self, tokens: list[int], *, n_deaths: int = 0) -> list[bytes]: ...
 
 
+_FIRST_RETRY_S, _LAST_RETRY_S = 5.0, 300.0
+
+
 @dataclass(slots=True, eq=False)
 class Replica:
     """An engine, the prompts that it probably holds, and the cost of its steps."""
@@ -60,6 +64,8 @@ class Replica:
     meter: StepCostMeter
     index: PrefixIndex = field(default_factory=PrefixIndex)
     n_requests: int = 0  # that it was given
+    n_failures: int = 0  # times that it became DEAD since it worked
+    retry: asyncio.TimerHandle | None = None  # starts the engine again
     _was_ready: bool = False
 
     @property
@@ -87,11 +93,17 @@ class Replica:
         """The devices of its plan."""
         return ", ".join(self.engine.plan.used) or "the processor"
 
+    @property
+    def retry_s(self) -> float:
+        """Seconds until an engine that is DEAD is started again: twice as many each time."""
+        return min(_FIRST_RETRY_S * 2.0 ** (self.n_failures - 1), _LAST_RETRY_S)
+
     def note_state(self) -> None:
         """The engine's state has changed. A new engine holds nothing, and its counts begin anew."""
         if self.is_ready and not self._was_ready:
             self.index.clear()
             self.meter.restart()
+            self.n_failures = 0
         self._was_ready = self.is_ready
 
 

@@ -25,6 +25,7 @@ class ReplicaGroup:
         self._on_change = on_change
         self._changed = asyncio.Event()
         self._info: ModelInfo | None = None  # None: to be made
+        self._is_ending = False
         for replica in self.replicas:
             replica.engine.listeners.append(partial(self._note_state, replica))
             replica.engine.in_flight.hands_over = partial(self._has_other, replica)
@@ -53,10 +54,12 @@ class ReplicaGroup:
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new requests; give those in flight `grace_s` to finish, then end them with EngineDied."""
+        self._end_retries()
         await asyncio.gather(*(replica.engine.drain(grace_s) for replica in self.replicas))
 
     async def stop(self) -> None:
         """End all processes and wait until they are gone."""
+        self._end_retries()
         await asyncio.gather(*(replica.engine.stop() for replica in self.replicas))
 
     async def _change(self) -> None:
@@ -65,9 +68,24 @@ class ReplicaGroup:
 
     def _note_state(self, replica: Replica) -> None:
         replica.note_state()
+        if replica.engine.state is EngineState.DEAD and not self._is_ending:
+            replica.n_failures += 1
+            loop = asyncio.get_running_loop()
+            replica.retry = loop.call_later(replica.retry_s, self._retry, replica)
         self._info = None
         self._changed.set()
         self._on_change()
+
+    def _retry(self, replica: Replica) -> None:
+        """Start an engine that has failed for good, while others go on."""
+        if replica.engine.state is EngineState.DEAD and self.state is not EngineState.DEAD:
+            replica.engine.start()
+
+    def _end_retries(self) -> None:
+        self._is_ending = True
+        for replica in self.replicas:
+            if replica.retry is not None:
+                replica.retry.cancel()
 
     def _has_other(self, replica: Replica) -> bool:
         """Whether another replica works."""
