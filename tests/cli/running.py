@@ -121,10 +121,14 @@ def command(*args: str | Path) -> list[str]:
 
 
 def environment(columns: int = 80) -> dict[str, str]:
-    """This environment with a terminal of some width, and no key or setting by accident."""
+    """This environment with a terminal of some width, and no key or setting by accident.
+
+    Servers compute with one thread: several threads of llama.cpp wait for each other in loops, which takes
+    ten times as long where other processes have the processors too.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("VRAM_LLM_") or name in _OWN_FOLDERS
     }
-    return {**kept, "COLUMNS": str(columns), "PYTHONPATH": str(ROOT)}
+    return {**kept, "COLUMNS": str(columns), "PYTHONPATH": str(ROOT), "VRAM_LLM_THREADS": "1"}
