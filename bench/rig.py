@@ -44,6 +44,7 @@ def worker(
     (port,) = free_ports(1)
     endpoint = f"{host}:{port}"
     command = [*prefix, sys.executable, "-m", "vram_llm", "worker", "--listen", endpoint, "--threads", "1"]
+    command += ["--cache-size", "0", *(["--insecure"] if host != "127.0.0.1" else [])]
     with _group(f"vram-llm-bench-{port}", share) as group, ExitStack() as stack:
         process = stack.enter_context(_process(command, core, group))
         await_listening(endpoint, process)

@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cli.running import run
+from tests.cli.running import command, run
 from tests.patience import looks
+from tests.server.live import Serving
 from tests.sshd import missing, running_sshd
 from tests.workers import free_ports, running_workers
 from vram_llm.errors import WorkerUnreachable
@@ -156,8 +157,8 @@ time.sleep(1000)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
 def test_a_tunnel_ends_with_a_program_that_is_killed(env: dict[str, str], port: int) -> None:
-    command = [sys.executable, "-c", _OPEN, f"far:{port}"]
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE) as process:
+    opens = [sys.executable, "-c", _OPEN, f"far:{port}"]
+    with subprocess.Popen(opens, env=env, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         near, ssh = map(int, process.stdout.readline().split())
         assert far_end(near) is FarEnd.WORKER
@@ -166,3 +167,29 @@ def test_a_tunnel_ends_with_a_program_that_is_killed(env: dict[str, str], port: 
         if far_end(near) is FarEnd.CLOSED and not psutil.pid_exists(ssh):
             return
     raise AssertionError("ssh still runs")
+
+
+def test_a_server_outlives_its_tunnel(env: dict[str, str], tiny_model: Path) -> None:
+    """The worker is started over SSH. When ssh is killed, both are started again, and the server answers."""
+    far, near = free_ports(2)
+    wish = ("--ssh", f"far:{far}@4GiB", "--start-workers", "--objective", "balance", "--n-ctx", "512")
+    with subprocess.Popen(
+        command("serve", tiny_model, *wish, "--port", str(near)),
+        env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        served = Serving(process, near)
+        try:
+            served.await_health()
+            assert served.chat("one")
+            (ssh,) = (child for child in served.children() if child.name() == "ssh")
+            ssh.kill()
+            assert served.chat("two")
+            assert served.end() == 0
+        finally:
+            served.client.close()
+            if process.poll() is None:
+                process.kill()
+    for _ in looks():
+        if far_end(far) is FarEnd.CLOSED:
+            return
+    raise AssertionError(f"the worker is still there\n{served.said()}")

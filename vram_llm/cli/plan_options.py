@@ -1,7 +1,7 @@
 """The options that planning commands share, in one table: flags, the fields they set, types, help."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from enum import StrEnum
 
     from vram_llm.machine.types import Machine
+    from vram_llm.machine.worker_spec import WorkerSpec
     from vram_llm.planner.types import Plan
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -53,8 +54,8 @@ class PlanOptions:
     workload: Workload
     given: tuple[str, ...]  # the flags on the command line, or in the configuration
 
-    def machine(self) -> "Machine":
-        """The machine to plan for. Raises UnknownDevice, BadHost, WorkerUnreachable."""
+    def machine(self, workers: "Sequence[WorkerSpec]" = ()) -> "Machine":
+        """The machine to plan for, with further workers. Raises UnknownDevice, BadHost, WorkerUnreachable."""
         from vram_llm.workflows import detection
 
         return detection.detect(
@@ -63,7 +64,7 @@ class PlanOptions:
             ram=self.ram,
             cpu=self.cpu,
             disk=self.disk,
-            workers=ssh_workers(self.ssh, start=bool(self.start_workers)),
+            workers=(*ssh_workers(self.ssh, start=bool(self.start_workers)), *workers),
         )
 
     def refuse_with_a_saved_plan(self, but: tuple[str, ...] = ()) -> None:

@@ -12,7 +12,7 @@ from vram_llm.cli.fleet_config import ConfiguredFleet, read_serve
 from vram_llm.cli.fleet_workers import FleetWorker
 from vram_llm.cli.plan_options import PlanOptions
 from vram_llm.cli.server_log import set_up_log
-from vram_llm.errors import BadConfig, NotBuilt
+from vram_llm.errors import BadConfig
 from vram_llm.server.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -66,12 +66,8 @@ def serve_fleet(
 
 
 def fleet_machine(options: PlanOptions, workers: Sequence[FleetWorker]) -> "Machine":
-    """The machine to plan for, with the workers of the file. Raises NotBuilt for one over SSH."""
-    for worker in workers:
-        if worker.spec.ssh is not None:
-            raise NotBuilt(f"{worker.place}: workers over SSH are not used yet; open the tunnel yourself")
-    addresses = tuple(worker.spec.address for worker in workers)
-    return dataclasses.replace(options, rpc=(*options.rpc, *addresses)).machine()
+    """The machine to plan for, with the workers of the file. Raises WorkerUnreachable."""
+    return options.machine(tuple(worker.spec for worker in workers))
 
 
 @dataclass(slots=True)
