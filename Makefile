@@ -3,7 +3,7 @@ PORT ?= 8080
 ONCE ?=
 NAMES ?=
 
-.PHONY: setup demo test docs clients format lock clean demo-model
+.PHONY: setup demo test docs clients ray format lock clean demo-model
 
 setup:
 	@scripts/setup
@@ -22,6 +22,10 @@ docs: setup
 clients: setup
 	@.venv/bin/python -m tests.clients $(NAMES)
 
+# Two nodes of Ray on this computer; Ray is installed into .venv-ray.
+ray: setup
+	@.venv/bin/python -m bench.ray_nodes
+
 format: setup
 	@scripts/format
 
@@ -33,4 +37,4 @@ demo-model:
 	@python3 -m tools.demo_model
 
 clean:
-	rm -rf .venv .venv-clients .node-clients build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-clients .venv-ray .node-clients build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,6 +14,7 @@ from vram_llm.cli.fleet_options import ResidencyOptions, residency_options
 from vram_llm.cli.load_progress import LoadProgress
 from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options, saved_plan
 from vram_llm.cli.serve_fleet import serve_fleet
+from vram_llm.cli.serve_ray import serve_ray
 from vram_llm.cli.server_log import set_up_log
 from vram_llm.cli.server_options import server_options
 from vram_llm.server.config import ServerConfig
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 @config_option
 @click.option("--plan", "plan_file", metavar="FILE", help="Use a plan saved with `vram-llm plan --json`.")
 @click.option("--smart-split", is_flag=True, help="Plan the split from the model file. This is the default.")
+@click.option("--ray", "ray_address", metavar="ADDRESS", help=(
+    "Serve the models of a file on a Ray cluster, of which this machine is a node; local: on this machine."
+))  # fmt: skip
 @residency_options
 @server_options
 @plan_options
@@ -41,6 +45,7 @@ def command(
     model_option: str | None,
     plan_file: str | None,
     smart_split: bool,
+    ray_address: str | None,
 ) -> None:
     """Plan MODEL over this machine's devices and workers, load it, and serve it until Ctrl+C.
 
@@ -53,6 +58,9 @@ def command(
     from vram_llm.workflows.replanning import Replanner
 
     fleet = configured_fleet(click.get_current_context(), server)
+    if ray_address is not None:
+        serve_ray(ray_address, fleet, options, server, arguments_of(click.get_current_context()))
+        return
     if fleet is not None:
         serve_fleet(fleet, options, server, arguments_of(click.get_current_context()))
         return
@@ -61,10 +69,7 @@ def command(
         raise click.UsageError(
             "--smart-split plans the split and --tensor-split dictates it: give one of them"
         )
-    if name is not None and plan_file is not None:
-        raise click.UsageError(
-            "give a model, `vram-llm serve MODEL`, or a saved plan, `vram-llm serve --plan FILE`: not both"
-        )
+    _check_one_source(name, plan_file)
     set_up_log(server)
     with contextlib.ExitStack() as stack:
         if plan_file is not None:
@@ -89,6 +94,14 @@ def command(
             on_state=reporter.on_state,
             on_ready=reporter.on_ready,
             replan=replan,
+        )
+
+
+def _check_one_source(name: str | None, plan_file: str | None) -> None:
+    """Raises UsageError for a model and a plan."""
+    if name is not None and plan_file is not None:
+        raise click.UsageError(
+            "give a model, `vram-llm serve MODEL`, or a saved plan, `vram-llm serve --plan FILE`: not both"
         )
 
 

@@ -1,5 +1,6 @@
 """vram-llm worker: llama.cpp's own RPC server, for plans made on another machine."""
 
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,20 @@ _CACHE_BYTES = 32 * GIB
 @click.option("--while-input", is_flag=True, help=(
     "End when standard input ends, or when it is silent for a minute: how `--ssh` keeps a worker."
 ))  # fmt: skip
-def command(endpoint: str, threads: int | None, cache_bytes: int, insecure: bool, while_input: bool) -> None:
+@click.option("--ray", "ray_address", metavar="ADDRESS", help=(
+    "Be a node of the Ray cluster at ADDRESS, for `serve --ray`, and no RPC worker; head: be its first node."
+))  # fmt: skip
+def command(
+    endpoint: str,
+    threads: int | None,
+    cache_bytes: int,
+    insecure: bool,
+    while_input: bool,
+    ray_address: str | None,
+) -> None:
     """Lend this machine's GPUs, or its CPU if it has none, to `plan --rpc` and `serve --rpc` elsewhere."""
+    if ray_address is not None:
+        _become_node(ray_address)
     from vram_llm.llama import rpc
     from vram_llm.machine.host import read_host
     from vram_llm.machine.private_networks import is_private
@@ -82,3 +95,11 @@ def _cache(port: int, limit_bytes: int) -> "WorkerCache | None":
 
 def _note(text: str) -> None:
     terminal.say(f"note: {text}", err=True)
+
+
+def _become_node(address: str) -> None:
+    """Run Ray in place of this process."""
+    from vram_llm.workflows.ray_serving import node_command, own_resources
+
+    command = node_command(address, own_resources())
+    os.execv(command[0], command)

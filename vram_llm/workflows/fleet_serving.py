@@ -63,7 +63,7 @@ def serve_fleet(
             settings.plan,
             make_engine=partial(make_engine, watchdog_s=config.watchdog_s, processes=spare),
             load_plans=LoadPlans(free_bytes=free_bytes_of(settings.plan)),
-            on_change=_StateLog(),
+            on_change=StateLog(),
         )
         service = FleetService(
             fleet=fleet, settings=settings, read=read, installed=installed, on_ready=lambda: on_ready(port)
@@ -178,7 +178,7 @@ def free_bytes_of(plan: "FleetPlan") -> "FreeBytes":
     return read
 
 
-class _StateLog:
+class StateLog:
     """Logs the beginnings and ends of loads. The engine itself logs its restarts."""
 
     def __init__(self) -> None:

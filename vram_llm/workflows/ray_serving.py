@@ -2,14 +2,19 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Mapping
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from vram_llm.planner.smaller_plan import workload_with
+from vram_llm.units import MIB
 from vram_llm.workflows import detection, planning
 
 if TYPE_CHECKING:
+    import socket
+
     from vram_llm.fleet.ray.cluster import RayCluster
     from vram_llm.fleet.ray.deployments import ModelNeeds
     from vram_llm.fleet.ray.ray_fleet import RayFleet
@@ -19,6 +24,11 @@ if TYPE_CHECKING:
     from vram_llm.planner.smaller_plan import Less
     from vram_llm.planner.types import Plan
     from vram_llm.server.config import ServerConfig
+    from vram_llm.server.fleet.reloading import ReadSettings
+    from vram_llm.server.fleet.routed_models import FleetSettings
+
+RAY_PORT = 6379  # Ray's own
+STORE_BYTES = 100 * MIB  # for Ray's objects, of which there are next to none
 
 
 def plan_on_node(spec: "FleetModelSpec", less: "Less") -> "Plan":
@@ -47,22 +57,39 @@ def own_resources(machine: "Machine | None" = None) -> dict[str, float]:
     return node_resources(machine or detection.detect())
 
 
-def plan_cluster(cluster: "RayCluster", spec: "FleetSpec") -> "FleetPlan":
+def node_command(address: str, resources: "Mapping[str, float]") -> list[str]:
+    """The command that makes this computer a node of the cluster at `address`; "head": its first one.
+
+    Ray gives cards to nobody else on this node. Raises MissingExtra.
+    """
+    from vram_llm.fleet.ray.ray_package import import_ray
+
+    import_ray()
+    where = ["--head", f"--port={RAY_PORT}"] if address == "head" else [f"--address={address}"]
+    return [
+        sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block", "--disable-usage-stats",
+        "--include-dashboard=false", "--num-gpus=0", f"--object-store-memory={STORE_BYTES}",
+        f"--resources={json.dumps(dict(resources))}",
+    ]  # fmt: skip
+
+
+def plan_cluster(cluster: "RayCluster", spec: "FleetSpec", before: "FleetPlan | None" = None) -> "FleetPlan":
     """The plan of a fleet, by plans that each node makes for itself. Waits for the nodes.
 
-    Raises DoesNotFit if a model fits on no node.
+    Models with the same spec stay as `before` has them. Raises DoesNotFit if a model fits on no node.
     """
     from vram_llm.fleet.ray.placement import NodePlans, plan_of_cluster
 
+    kept = {} if before is None else {model.spec.name: model for model in before.models}
+    asked = [model for model in spec.models if model.name not in kept or kept[model.name].spec != model]
     nodes = cluster.nodes()
-    names = [model.name for model in spec.models]
-    answers = cluster.plans(nodes, plan_on_node, spec.models)
+    answers = cluster.plans(nodes, plan_on_node, asked) if asked else [[] for _ in nodes]
+    planned = [
+        NodePlans(node=node.name, answers={spec.name: plan for spec, plan in zip(asked, plans, strict=True)})
+        for node, plans in zip(nodes, answers, strict=True)
+    ]
     return plan_of_cluster(
-        spec,
-        [
-            NodePlans(node=node.name, answers=dict(zip(names, plans, strict=True)))
-            for node, plans in zip(nodes, answers, strict=True)
-        ],
+        spec, planned, {name: kept[name] for name in kept if name not in {m.name for m in asked}}
     )
 
 
@@ -88,26 +115,58 @@ def needs_of(
 @asynccontextmanager
 async def fleet_on(
     cluster: "RayCluster",
-    plan: "FleetPlan",
-    configs: "Mapping[str, ServerConfig]",
+    settings: "FleetSettings",
+    config: "ServerConfig",
     *,
     on_change: "Callable[[FleetModel], None]" = lambda _: None,
 ) -> "AsyncIterator[RayFleet]":
-    """A fleet on a cluster, which begins to load and is gone with the block."""
+    """A fleet on a cluster, which can be started; its models are gone with the block."""
     from vram_llm.fleet.ray.deployments import RayModels
     from vram_llm.fleet.ray.links import Switchboard
     from vram_llm.fleet.ray.ray_fleet import RayFleet
 
+    n_nodes = len(await asyncio.to_thread(cluster.nodes))
+
+    def needs(plan: "FleetPlan") -> "dict[str, ModelNeeds]":
+        configs = {model.spec.name: settings.configs.get(model.spec.name, config) for model in plan.models}
+        return needs_of(plan, configs, n_nodes)
+
     switchboard = Switchboard()
     address = await switchboard.start(cluster.own_address)
     try:
-        n_nodes = len(await asyncio.to_thread(cluster.nodes))
-        models = RayModels(cluster, switchboard, address, plan_on_node, needs_of(plan, configs, n_nodes))
-        fleet = RayFleet(plan, models, on_change)
+        models = RayModels(cluster, switchboard, address, plan_on_node, needs(settings.plan))
+        fleet = RayFleet(settings.plan, models, needs, on_change)
         try:
-            await fleet.start()
             yield fleet
         finally:
             await fleet.stop()
     finally:
         switchboard.close()
+
+
+def serve_on_ray(
+    cluster: "RayCluster",
+    settings: "FleetSettings",
+    config: "ServerConfig",
+    socks: "Sequence[socket.socket]",
+    *,
+    read: "ReadSettings | None" = None,
+    on_ready: "Callable[[int], None]" = lambda _port: None,
+) -> None:
+    """Load the models of `settings` on a cluster, and serve them on `socks` until SIGINT or SIGTERM.
+
+    The arguments and the errors are those of `fleet_serving.serve_fleet`.
+    """
+    from vram_llm.server import run, sockets
+    from vram_llm.server.fleet.run import FleetService, serve_fleet
+    from vram_llm.workflows.fleet_serving import StateLog
+
+    async def main() -> None:
+        port: int = socks[0].getsockname()[1]
+        async with fleet_on(cluster, settings, config, on_change=StateLog()) as fleet:
+            service = FleetService(fleet=fleet, settings=settings, read=read, on_ready=lambda: on_ready(port))
+            await serve_fleet(service, list(socks), config)
+
+    with asyncio.Runner(loop_factory=run.new_event_loop) as runner:
+        sockets.start_listening(list(socks))
+        runner.run(main())

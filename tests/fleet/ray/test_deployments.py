@@ -102,13 +102,13 @@ async def test_a_deployment_that_fails_ends_its_engine(serve: NotedServe) -> Non
 
 async def test_only_a_model_that_has_changed_is_deployed_again(serve: NotedServe) -> None:
     models = models_on(serve)
-    fleet = RayFleet(plan_of(SPEC), models)
+    fleet = RayFleet(plan_of(SPEC), models, lambda plan: {"m": needs(plan["m"].spec)})
     await fleet.start()
     await until(lambda: len(serve.deployed) == 1, "the first deployment")
-    await fleet.roll_out(plan_of(SPEC), {"m": needs(SPEC)})
+    await fleet.apply(plan_of(SPEC))
     assert len(serve.deployed) == 1
     other = replace(SPEC, source="other.gguf")
-    await fleet.roll_out(plan_of(other), {"m": needs(other)})
+    await fleet.apply(plan_of(other))
     assert serve.deployed[1:] == [("other.gguf", 1)]
     assert serve.deleted == []
     await soon(fleet.stop())

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,7 @@ class RayCluster:
     def __init__(self, *, is_own: bool) -> None:
         self._ray = import_ray()
         self._is_own = is_own
+        self._turn = threading.Lock()  # Serve pickles a deployment by a setting of the whole process
 
     @property
     def own_address(self) -> str:
@@ -98,9 +100,10 @@ class RayCluster:
             graceful_shutdown_timeout_s=order.grace_s + _MORE_GRACE_S,
         )
         target = serve.RunTarget(deployment.bind(order), name=order.app, route_prefix=None)
-        serve.run_many(
-            [target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
-        )
+        with self._turn:
+            serve.run_many(
+                [target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+            )
 
     def delete(self, app: str) -> None:
         """End a model's deployment, and wait until its replicas are gone."""
@@ -167,6 +170,8 @@ def joined(address: str, resources: Mapping[str, float], *, n_cpus: int = 1) -> 
             f"the Ray cluster at {address} cannot be joined: {last_line(str(error))}; this machine has to be "
             "one of its nodes: `vram-llm worker --ray ADDRESS`"
         ) from error
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     cluster = RayCluster(is_own=address == LOCAL)
     try:
         serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})

@@ -5,6 +5,7 @@ Ray decides where each replica runs, by the resources that it needs, and moves i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from vram_llm.errors import DoesNotFit
 from vram_llm.fleet.ray.node_resources import most_of, needed_resources
@@ -28,14 +29,18 @@ class NodePlans:
     answers: Mapping[str, Plan | str]
 
 
-def plan_of_cluster(spec: FleetSpec, nodes: Sequence[NodePlans]) -> FleetPlan:
-    """The fleet's plan: all models are resident, each way is one node's.
+def plan_of_cluster(
+    spec: FleetSpec, nodes: Sequence[NodePlans], kept: Mapping[str, PackedModel] = MappingProxyType({})
+) -> FleetPlan:
+    """The fleet's plan: all models are resident, each way is one node's. Models in `kept` stay as they are.
 
     Ids of devices have the node's name before them. Raises DoesNotFit if a model fits on no node.
     """
     return FleetPlan(
         version=FLEET_VERSION,
-        models=tuple(_packed(model, _rotated(nodes, i)) for i, model in enumerate(spec.models)),
+        models=tuple(
+            kept.get(model.name) or _packed(model, _rotated(nodes, i)) for i, model in enumerate(spec.models)
+        ),
         devices=(),
         budgets={},
         resident_at_start=tuple(model.name for model in spec.models),

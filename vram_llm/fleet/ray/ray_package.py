@@ -7,11 +7,13 @@ from vram_llm.errors import MissingExtra
 
 
 def import_ray() -> ModuleType:
-    """Ray with Ray Serve. A cluster that this process starts sends no usage statistics.
+    """Ray with Ray Serve. A node that this process starts sends no usage statistics.
 
-    Raises MissingExtra if Ray is not installed.
+    Its engines have the usual priority: Ray's own default is a niceness of 15. Raises MissingExtra if Ray is
+    not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
         import ray.serve

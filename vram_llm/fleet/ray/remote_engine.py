@@ -9,7 +9,7 @@ from typing import Protocol
 from vram_llm.engine import wire
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import EngineState
-from vram_llm.engine.supervisor import log, notices
+from vram_llm.engine.supervisor import notices
 from vram_llm.errors import EngineDied, ModelChanged, VramLLMError
 from vram_llm.fleet.ray.links import Leaving, ReplicaLink, decode_from_replica, read_frame
 from vram_llm.planner.types import Plan, PlannedModel
@@ -109,7 +109,7 @@ class RemoteEngine(EngineClient):
                 ModelChanged(f"another model is served as {name}; send the request again")
             )
             self._has_other_model = False
-        log.info("%s is served from %s, with %d tokens of context", ready.info.name, self.node, n_ctx)
+        notices.info("%s is served from %s, with %d tokens of context", ready.info.name, self.node, n_ctx)
         self._set_state(EngineState.READY, "")
         self.in_flight.note_ready()
 
