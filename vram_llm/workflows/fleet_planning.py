@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vram_llm.errors import DoesNotFit
 from vram_llm.machine.disk_store import with_disk
+from vram_llm.planner.types import HOST
 from vram_llm.workflows import planning
 from vram_llm.workflows.argument_types import check_type
 
@@ -116,7 +117,8 @@ def _finder(model: "FleetModelSpec", machine: "Machine") -> "PlaceFinder":
     if isinstance(files.model.path, Path):
         machine = with_disk(machine, files.model.path)
     companions = planning.unplaced_companions(files, machine, model.workload, None)
-    return PlaceFinder(files.profile, machine, model.workload, companions)
+    may_leave = model.devices is None or HOST in model.devices
+    return PlaceFinder(files.profile, machine, model.workload, companions, may_leave_devices=may_leave)
 
 
 def _allowed(model: "FleetModelSpec", machine: "Machine") -> "Machine":

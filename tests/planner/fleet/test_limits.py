@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vram_llm.planner.fleet.limits import FittingModels, Limits, united
+from vram_llm.planner.fleet.limits import MOST_SETS, FittingModels, Limits, united
 
 _NAMES = ("a", "b", "c", "d", "e", "f")
 _CARDS = ("GPU0", "GPU1", "GPU2")
@@ -55,6 +55,14 @@ def test_the_excess_is_said_by_device_and_group() -> None:
     fitting = FittingModels(limits, {"a": [{"GPU0": 7}], "b": [{"GPU0": 6}]})
     assert fitting.excess(["a", "b"]) == {"GPU0": 3, "one of a, b": 1}
     assert fitting.fit(["a"])
+
+
+def test_only_so_many_sets_are_listed() -> None:
+    """Any six of eighteen models fit together."""
+    fitting = FittingModels(Limits(budgets={"GPU0": 6}), {f"m{i}": [{"GPU0": 1}] for i in range(18)})
+    sets = fitting.maximal_sets()
+    assert len(set(sets)) == MOST_SETS
+    assert {len(names) for names in sets} == {6}
 
 
 def test_groups_with_a_common_member_are_one() -> None:

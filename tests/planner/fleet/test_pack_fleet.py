@@ -94,6 +94,19 @@ def test_an_embedder_takes_the_card_that_would_idle(profiles: Mapping[str, Model
     assert fitting.fit(["large", "encoder"])
 
 
+def test_a_pinned_encoder_stays_on_its_card(profiles: Mapping[str, ModelProfile]) -> None:
+    """One that may go anywhere may also be on the host."""
+    places = {
+        may: {option.devices for option in _finder(profiles["encoder"], may).options()}
+        for may in (True, False)
+    }
+    assert places == {True: {("GPU0",), ()}, False: {("GPU0",)}}
+
+
+def _finder(profile: ModelProfile, may_leave_devices: bool) -> PlaceFinder:
+    return PlaceFinder(profile, _rig(8), _WORKLOAD, may_leave_devices=may_leave_devices)
+
+
 def test_a_model_is_split_over_what_the_others_leave(profiles: Mapping[str, ModelProfile]) -> None:
     """Two large models on two cards of 13 GiB leave 3 GiB on each: the middle one takes both."""
     packing, fitting, _ = _packed(_spec("large-1", "large-2", "middle"), _rig(13, 13), profiles)

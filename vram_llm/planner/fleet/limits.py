@@ -4,10 +4,15 @@ Each limit is a resource with a budget, of which every resident model takes its 
 no resource is over its budget.
 """
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vram_llm.planner.fleet.types import FleetPlan
+
+MOST_SETS = 512  # maximal sets that are listed; further ones are not used
+_BITS = 72  # of a resource in a packed demand: bytes of thousands of models, and a guard
 
 Uses = Mapping[str, int]  # bytes by device id and "host"
 
@@ -37,6 +42,13 @@ class Limits:
         return [*n_bytes, *programs, *(int(name in group) for group in self.apart)]
 
 
+class _Unit(NamedTuple):
+    """Models that are loaded and unloaded together, and their packed demand."""
+
+    names: frozenset[str]
+    demand: int
+
+
 class FittingModels:
     """The models of a fleet with their demands: which of them fit together."""
 
@@ -44,6 +56,11 @@ class FittingModels:
         """`uses` are those of each model's replicas, by its name."""
         self._limits, self._resources = limits, limits.resources
         self._demands = {name: limits.demand(name, each) for name, each in uses.items()}
+        # Each resource has some bits of one number, the highest of which is a guard: it is set as long as no
+        # more is taken than the budget. So a sum of demands is one addition, and its check one subtraction.
+        guards = [1 << (_BITS - 1)] * len(self._resources)
+        self._packed = {name: _packed(demand) for name, demand in self._demands.items()}
+        self._guards, self._most = _packed(guards), _packed(guards) + _packed(self._resources)
 
     @classmethod
     def of(cls, plan: FleetPlan) -> "FittingModels":
@@ -53,7 +70,7 @@ class FittingModels:
 
     def fit(self, names: Iterable[str]) -> bool:
         """Whether these models fit together."""
-        return not self.excess(names)
+        return self._is_within(sum(self._packed[name] for name in names))
 
     def excess(self, names: Iterable[str]) -> dict[str, int]:
         """Bytes over the budget of each device, by its id, and models too many in each group."""
@@ -69,34 +86,49 @@ class FittingModels:
         """All sets of models that fit together and to which no further one can be added.
 
         A set has all models of a `together` group, or none. Models that do not fit alone are in no set.
+        At most MOST_SETS are found.
         """
-        units = dict.fromkeys(united(together, self._demands).values())
-        sets = self._extended([], list(units), [])
-        return tuple(frozenset().union(*chosen) for chosen in sets if chosen)
+        units = [
+            _Unit(names, sum(self._packed[name] for name in names))
+            for names in dict.fromkeys(united(together, self._demands).values())
+        ]
+        sets = (chosen for chosen in self._extended([], 0, units, []) if chosen)
+        found = itertools.islice(sets, MOST_SETS)
+        return tuple(frozenset[str]().union(*(unit.names for unit in chosen)) for chosen in found)
 
     def _extended(
-        self, chosen: list[frozenset[str]], able: list[frozenset[str]], left_out: list[frozenset[str]]
-    ) -> Iterator[list[frozenset[str]]]:
-        """The maximal sets with all of `chosen`, some of `able` and none of `left_out`."""
-        able = [unit for unit in able if self._fit_units([*chosen, unit])]
-        left_out = [unit for unit in left_out if self._fit_units([*chosen, unit])]
-        if any(self._fit_units([*chosen, *able, unit]) for unit in left_out):
+        self, chosen: list["_Unit"], total: int, able: list["_Unit"], left_out: list["_Unit"]
+    ) -> Iterator[list["_Unit"]]:
+        """The maximal sets with all of `chosen`, some of `able` and none of `left_out`.
+
+        `total` is the demand of `chosen`.
+        """
+        able = [unit for unit in able if self._is_within(total + unit.demand)]
+        left_out = [unit for unit in left_out if self._is_within(total + unit.demand)]
+        whole = total + sum(unit.demand for unit in able)
+        if any(self._is_within(whole + unit.demand) for unit in left_out):
             return  # no set without it is maximal
-        if self._fit_units([*chosen, *able]):
+        if self._is_within(whole):
             yield [*chosen, *able]
             return
         first, *others = able
-        yield from self._extended([*chosen, first], others, left_out)
-        yield from self._extended(chosen, others, [*left_out, first])
+        yield from self._extended([*chosen, first], total + first.demand, others, left_out)
+        yield from self._extended(chosen, total, others, [*left_out, first])
 
-    def _fit_units(self, units: Iterable[frozenset[str]]) -> bool:
-        return self.fit(name for unit in units for name in unit)
+    def _is_within(self, total: int) -> bool:
+        """Whether no resource of a packed demand is over its budget."""
+        return (self._most - total) & self._guards == self._guards
 
     def _total(self, names: Iterable[str]) -> list[int]:
         total = [0] * len(self._resources)
         for name in names:
             total = [a + b for a, b in zip(total, self._demands[name], strict=True)]
         return total
+
+
+def _packed(amounts: Sequence[int]) -> int:
+    """One number with an amount of each resource."""
+    return sum(amount << (_BITS * index) for index, amount in enumerate(amounts))
 
 
 def united(groups: Collection[frozenset[str]], names: Iterable[str]) -> dict[str, frozenset[str]]:

@@ -73,10 +73,16 @@ class PlaceFinder:
         machine: Machine,
         workload: Workload,
         companions: Sequence[UnplacedCompanion] = (),
+        *,
+        may_leave_devices: bool = True,
     ) -> None:
-        """`machine` has only the devices that the model may use; `companions` need a place too."""
+        """`machine` has only the devices that the model may use; `companions` need a place too.
+
+        `may_leave_devices`: a model of embeddings may be on the host although there are devices.
+        """
         self._profile, self._machine, self._workload = profile, machine, workload
         self._companions = companions
+        self._may_leave_devices = may_leave_devices
         self._budgets = budgets_of(machine, workload.reserve_bytes)
         self._rigs: dict[object, _Rig] = {}
         given = (workload.n_gpu_layers, workload.tensor_split, workload.overrides)
@@ -92,7 +98,8 @@ class PlaceFinder:
                 whole = self._spread(ids)
                 found += [whole] if whole is not None else []
             is_encoder = (self._workload.pooling or self._profile.pooling) is not None
-            if (is_encoder or not self._machine.devices) and (on_host := self._on_host()) is not None:
+            may_leave = is_encoder and self._may_leave_devices
+            if (may_leave or not self._machine.devices) and (on_host := self._on_host()) is not None:
                 found.append(on_host)
         return tuple(found) or (self._last_resort(self._machine),)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from vram_llm.machine.types import Machine
 from vram_llm.planner.fleet.check_spec import at_start
-from vram_llm.planner.fleet.limits import FittingModels, Limits
+from vram_llm.planner.fleet.limits import MOST_SETS, FittingModels, Limits
 from vram_llm.planner.fleet.load_time import load_time
 from vram_llm.planner.fleet.place_options import request_figures
 from vram_llm.planner.fleet.room import uses_of_plan
@@ -51,6 +51,9 @@ def fleet_plan_of(
 ) -> FleetPlan:
     """The plan of a checked fleet with the ways of each model and the reasons for them."""
     fitting = FittingModels(limits, {name: [way.uses for way in each] for name, each in ways.items()})
+    sets = fitting.maximal_sets(spec.together)
+    if len(sets) == MOST_SETS:
+        notes = (*notes, f"{MOST_SETS} sets of models that fit together are used; there may be more")
     return FleetPlan(
         version=FLEET_VERSION,
         models=tuple(
@@ -60,7 +63,7 @@ def fleet_plan_of(
         devices=machine.devices,
         budgets=limits.budgets,
         resident_at_start=at_start(spec),
-        sets=fitting.maximal_sets(spec.together),
+        sets=sets,
         apart=spec.apart,
         together=spec.together,
         one_program=limits.one_program,
