@@ -1,20 +1,19 @@
 """vram-llm plan: which layers go on which device, and how many bytes each device holds."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
+from click.core import ParameterSource, augment_usage_errors
 
 from vram_llm.cli import terminal
 from vram_llm.cli.complete_model import complete_model, same_model
+from vram_llm.cli.fleet_export import FLEET_FORMATS, with_whole_path
 from vram_llm.cli.next_command import given_words, next_command
 from vram_llm.cli.option_types import CountOrAllType
 from vram_llm.cli.plan_options import PLAN_OPTIONS, PlanOptions, built_in, one_model, plan_options
 from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.cli.ways_table import FEW
-from vram_llm.model.location import is_remote
 from vram_llm.planner.export.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -23,17 +22,44 @@ if TYPE_CHECKING:
     from vram_llm.planner.types import Plan, Workload
 
 
-@click.command("plan", cls=ShortFlagsCommand)
+class _PlanCommand(ShortFlagsCommand):
+    """Plans one model; with --config, the models of a file."""
+
+    def invoke(self, ctx: click.Context) -> None:
+        form = ctx.params["form"]
+        if ctx.params["config_file"] is not None:
+            from vram_llm.cli.plan_fleet import plan_configured_fleet
+
+            with augment_usage_errors(ctx):
+                plan_configured_fleet(ctx)
+            return
+        if form in FLEET_FORMATS:
+            raise click.UsageError(f"--emit {form} is for several models: --config FILE lists them", ctx)
+        del ctx.params["config_file"]
+        super().invoke(ctx)
+
+
+@click.command("plan", cls=_PlanCommand)
 @click.argument("model", required=False, shell_complete=complete_model)
 @same_model
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; `serve --plan FILE` reads it.")
 @click.option(
     "--emit",
     "form",
-    type=click.Choice(FORMATS),
+    type=click.Choice((*FORMATS, *FLEET_FORMATS)),
     help=(
         "Print the plan for another program: a command line, a Python script, shell variables, a compose "
-        "file, or the plan itself."
+        "file, or the plan itself. With --config: llama-swap's config.yaml, or the file of llama-server's "
+        "--models-preset."
+    ),
+)
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    help=(
+        "Plan all models of this file of `vram-llm serve`: which fit together, and which are unloaded for "
+        "others."
     ),
 )
 @click.option(
@@ -222,7 +248,7 @@ def _emit(plan: "Plan", form: str | None) -> None:
     from vram_llm.cli.ssh_workers import tunnel_commands
     from vram_llm.planner.export.formats import emit
 
-    click.echo(emit(_with_whole_path(plan), form or "json").encode())
+    click.echo(emit(with_whole_path(plan), form or "json").encode())
     for line in tunnel_commands(plan) if form is not None else ():
         terminal.say(f"first, and for as long as it runs: {line}", err=True)
 
@@ -241,17 +267,6 @@ def _flags_of_the_report(*, explain: bool, verbose: bool) -> list[str]:
     source = click.get_current_context().get_parameter_source("n_ways")
     given = {"--explain": explain, "--verbose": verbose, "--ways": source is ParameterSource.COMMANDLINE}
     return [flag for flag, is_given in given.items() if is_given]
-
-
-def _with_whole_path(plan: "Plan") -> "Plan":
-    """The plan with absolute paths, since its output is used in other folders."""
-    model = replace(plan.model, path=_whole(plan.model.path))
-    companions = (replace(companion, path=_whole(companion.path)) for companion in plan.companions)
-    return replace(plan, model=model, companions=tuple(companions))
-
-
-def _whole(path: str) -> str:
-    return path if is_remote(path) else str(Path(path).absolute())
 
 
 def _check(plan_file: str, options: PlanOptions, as_json: bool) -> None:

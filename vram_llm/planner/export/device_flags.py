@@ -1,5 +1,6 @@
 """The names that ggml gives a plan's devices in another process, and the variables that make it so."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vram_llm.errors import BadPlan
@@ -65,8 +66,12 @@ class ExportedDevices:
         return (("CUDA_DEVICE_ORDER", "PCI_BUS_ID"), ("CUDA_VISIBLE_DEVICES", ",".join(self.uuids)))
 
 
-def exported_devices(plan: Plan) -> ExportedDevices:
-    """The devices that `plan` uses. Raises BadPlan if its placement names a device that it does not list."""
+def exported_devices(plan: Plan, cuda_order: Sequence[str] = ()) -> ExportedDevices:
+    """The devices that `plan` uses. Raises BadPlan if its placement names a device that it does not list.
+
+    `cuda_order` are ids of CUDA cards, in the order in which CUDA_VISIBLE_DEVICES of a process for several
+    plans lists them; empty: the process has the plan's own cards.
+    """
     by_id = {device.id: device for device in plan.devices}
     if unknown := [device_id for device_id in plan.placement.device_order if device_id not in by_id]:
         raise BadPlan(f"the plan places layers on {unknown[0]}, which is not one of its devices; plan again")
@@ -79,6 +84,8 @@ def exported_devices(plan: Plan) -> ExportedDevices:
             names.append(f"{_PREFIX[device.kind]}{numbers[device.endpoint, device.endpoint_index]}")
         elif device.ggml_name is not None and device.kind is not DeviceKind.CUDA:
             names.append(device.ggml_name)
+        elif device.id in cuda_order:
+            names.append(f"{_PREFIX[device.kind]}{cuda_order.index(device.id)}")
         else:
             number = counts.get(device.kind, 0)
             counts[device.kind] = number + 1
