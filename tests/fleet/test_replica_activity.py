@@ -59,3 +59,5 @@ def test_the_plan_for_reports_has_the_devices_of_all() -> None:
     assert [device.id for device in plan.devices] == ["GPU0", "GPU1"]
     assert [device.id for device in plan.estimate.devices] == ["GPU0", "GPU1"]
     assert plan.context.parallel == 2 * saved_plan([], [], n_layers=4).context.parallel
+    assert plan.used == ("GPU0", "GPU1")
+    assert [plan.placement.first_and_last(device) for device in plan.used] == [(0, 3), None]

@@ -21,7 +21,10 @@ from vram_llm.errors import EngineDied, RequestCancelled, VramLLMError
 from vram_llm.fleet import replica
 from vram_llm.fleet.replica_speed import StepCostMeter
 from vram_llm.fleet.replicas import ReplicaSet, make_engine
-from vram_llm.planner.types import Plan
+from vram_llm.planner.fleet.types import FleetModelSpec, FleetSpec
+from vram_llm.planner.types import Plan, Workload
+from vram_llm.workflows import detection
+from vram_llm.workflows.fleet_planning import plan_fleet
 
 pytestmark = pytest.mark.process
 
@@ -214,5 +217,28 @@ async def test_replicas_that_all_cannot_load(plan: Plan, tmp_path: Path) -> None
     try:
         with pytest.raises(VramLLMError):
             await soon(pair.ready())
+    finally:
+        await soon(pair.stop())
+
+
+async def test_planned_replicas_answer_from_workers_of_their_own(
+    tiny_model: Path, workers: tuple[str, ...]
+) -> None:
+    wish = Workload(n_ctx=512, parallel=1, reserve_bytes=0)
+    spec = FleetModelSpec(name="m", source=str(tiny_model), workload=wish, replicas=2)
+    plan = plan_fleet(FleetSpec(models=(spec,)), detection.detect(rpc=workers[:2]))
+    pair = make_engine([way.plan for way in plan["m"].ways], "m")
+    assert isinstance(pair, ReplicaSet)
+    pair.start()
+    try:
+        for each in pair.replicas:
+            await soon(each.engine.ready())
+        answers = await soon(asyncio.gather(*(answer(pair, name, prompt=p) for name, p in PROMPTS.items())))
+        assert [len(tokens_of(events)) for events in answers] == [8] * len(PROMPTS)
+        assert [status.devices for status in pair.status()] in (
+            [("RPC0",), ("RPC1",)], [("RPC1",), ("RPC0",)]
+        )  # fmt: skip
+        assert pair.info is not None
+        assert {"RPC0", "RPC1"} <= pair.info.memory.keys()
     finally:
         await soon(pair.stop())

@@ -33,13 +33,23 @@ def joint_info(infos: Sequence[ModelInfo]) -> ModelInfo:
 
 
 def joint_plan(plans: Sequence[Plan]) -> Plan:
-    """A plan with the devices and slots of all replicas, for reports. It is never loaded."""
+    """A plan with the devices and slots of all replicas, for reports. It is never loaded.
+
+    Its layers are on the devices of the first one.
+    """
     first, *_ = plans
+    order = dict.fromkeys(device for plan in plans for device in plan.placement.device_order)
+    n_layers = first.placement.layers_per_device
     devices = {device.id: device for plan in reversed(plans) for device in plan.devices}
     estimates = {estimate.id: estimate for plan in reversed(plans) for estimate in plan.estimate.devices}
     return replace(
         first,
         devices=tuple(reversed(devices.values())),
+        placement=replace(
+            first.placement,
+            device_order=tuple(order),
+            layers_per_device=(*n_layers, *(0 for _ in range(len(order) - len(n_layers)))),
+        ),
         estimate=replace(first.estimate, devices=tuple(reversed(estimates.values()))),
         context=replace(
             first.context,
