@@ -53,7 +53,13 @@ def http_client(url: str = "", **options: Any) -> httpx.AsyncClient:
 @asynccontextmanager
 async def listening(engine: Engine, **options: Any) -> AsyncIterator[str]:
     """The base URL, without a path, of a real server on a free port; `options` are those of `app_of`."""
-    app = app_of(engine, **options)
+    async with listening_app(app_of(engine, **options)) as url:
+        yield url
+
+
+@asynccontextmanager
+async def listening_app(app: FastAPI) -> AsyncIterator[str]:
+    """The base URL, without a path, of a real server of an application on a free port."""
     config = uvicorn.Config(
         app, port=0, http=http_protocol(), log_level="warning", lifespan="off", timeout_graceful_shutdown=1
     )  # so that a stream that is never freed fails its test, and does not hang it

@@ -5,6 +5,7 @@ import { clock, count, seconds } from "./format.js";
 import { Chat } from "./chat.js";
 import { History, Live, Requests } from "./live.js";
 import { Logs } from "./logs.js";
+import { ModelChoice, Models } from "./models.js";
 import { Rig } from "./rig.js";
 import { WhatIf } from "./whatif.js";
 
@@ -91,20 +92,25 @@ function Banner({ status, goneSince }) {
 }
 
 function Head({ status, goneSince }) {
-  const { model, engine, version } = status ?? {};
+  const { model, models, engine, version } = status ?? {};
   const state = goneSince ? "gone" : engine?.state ?? "connecting";
+  const size = models ? `${count(models.length)} models` : `${count(model?.n_ctx)} tokens of context, ${count(model?.parallel)} sequences`;
+  const places = models ? [["models", "Models"], ...PLACES.filter(([id]) => id !== "what-if")] : PLACES;
   return html`<header>
     <a class="skip" href="#main">Skip to the content</a>
-    <div class="title"><h1>${model?.id ?? "vram-llm"}</h1> <span class="state ${state}">${state}</span></div>
-    <p class="sub">${status && html`vram-llm ${version} · ${count(model?.n_ctx)} tokens of context, ${count(model?.parallel)} sequences · up ${seconds(engine?.uptime_s)}
+    <div class="title"><h1>${models ? models.map((each) => each.id).join(", ") : model?.id ?? "vram-llm"}</h1> <span class="state ${state}">${state}</span></div>
+    <p class="sub">${status && html`vram-llm ${version} · ${size} · up ${seconds(engine?.uptime_s)}
       ${engine?.n_restarts ? ` · ${engine.n_restarts} restarts` : ""}`}</p>
-    <nav aria-label="Parts of the page">${PLACES.map(([id, text]) => html`<a key=${id} href="#${id}">${text}</a>`)}</nav>
+    <nav aria-label="Parts of the page">${places.map(([id, text]) => html`<a key=${id} href="#${id}">${text}</a>`)}</nav>
   </header>`;
 }
 
 function App() {
   const { status, goneSince, refusal, tick, history, look } = useStatus();
   const [isRefused, setRefused] = useState(false);
+  const [chosen, setChosen] = useState(null);
+  const models = status?.models;
+  const model = models?.some((each) => each.id === chosen) ? chosen : status?.model?.id;
   const wantsKey = isRefused || refusal?.status === 401;
   const onKey = () => { setRefused(false); look(); };
   useEffect(() => { if (status?.model?.id) document.title = `${status.model.id} · vram-llm`; }, [status?.model?.id]);
@@ -115,11 +121,12 @@ function App() {
       <div class="left">
         ${refusal && refusal.status !== 401 && html`<p class="warning">⚠ ${refusal.message}</p>`}
         ${!status && !refusal && html`<p class="dim">Asking the server …</p>`}
+        ${models && html`<${Models} models=${models} />`}
         ${status && html`<${Rig} status=${status} /><${Live} status=${status} history=${history} tick=${tick} />
           <${Requests} requests=${status.requests} />`}
-        ${!wantsKey && html`<${WhatIf} devices=${status?.devices ?? []} /><${Logs} />`}
+        ${!wantsKey && html`${!models && html`<${WhatIf} devices=${status?.devices ?? []} />`}<${Logs} />`}
       </div>
-      <${Chat} model=${status?.model?.id} isGone=${!!goneSince} onRefused=${() => setRefused(true)} />
+      <${Chat} model=${model} choice=${models && html`<${ModelChoice} models=${models} chosen=${model} onChoice=${setChosen} />`} isGone=${!!goneSince} onRefused=${() => setRefused(true)} />
     </main>`;
 }
 

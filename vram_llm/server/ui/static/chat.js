@@ -53,7 +53,7 @@ const noteOf = (usage, began, first) => {
   ].filter(Boolean).join(" · ");
 };
 
-export function Chat({ model, isGone, onRefused }) {
+export function Chat({ model, choice, isGone, onRefused }) {
   const [messages, setMessages] = useState([]);
   const [images, setImages] = useState([]);
   const [takesImages, setTakesImages] = useState(false);
@@ -64,7 +64,11 @@ export function Chat({ model, isGone, onRefused }) {
   const isBusy = messages.at(-1)?.isOpen;
 
   useEffect(() => {
-    if (model) askJson("props").then((props) => setTakesImages(props.modalities.vision), () => setTakesImages(false));
+    if (!model) return;
+    const asked = choice
+      ? askJson(`v1/models/${encodeURIComponent(model)}`).then((card) => card.architecture.input_modalities.includes("image"))
+      : askJson("props").then((props) => props.modalities.vision);
+    asked.then(setTakesImages, () => setTakesImages(false));
   }, [model]);
   useEffect(() => {
     const box = list.current;
@@ -127,6 +131,7 @@ export function Chat({ model, isGone, onRefused }) {
 
   return html`<section id="chat" aria-labelledby="chat-title">
     <h2 id="chat-title">Chat</h2>
+    ${choice}
     <div class="messages" ref=${list} tabindex="0" role="region" aria-label="Messages">
       ${messages.length ? messages.map((message, i) => html`<${Message} key=${i} message=${message} />`)
         : html`<p class="dim">Nothing yet. A chat here is like any other client's; the server stores none of it.</p>`}
