@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.resources import files
 from typing import Any
 
 import click
@@ -65,7 +66,8 @@ class EffectiveConfig:
 @click.argument("more", metavar="[OPTIONS OF SERVE]...", nargs=-1, type=click.UNPROCESSED)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--template", is_flag=True, help="Print a file with all options, each in a comment.")
-def command(more: tuple[str, ...], as_json: bool, template: bool) -> None:
+@click.option("--schema", is_flag=True, help="Print the JSON schema of files, with which editors check them.")
+def command(more: tuple[str, ...], as_json: bool, template: bool, schema: bool) -> None:
     """Show the options that `vram-llm serve` would use, and where each comes from.
 
     The output is a configuration file itself, without API keys. MODEL and options of `serve` may follow:
@@ -76,6 +78,9 @@ def command(more: tuple[str, ...], as_json: bool, template: bool) -> None:
     from vram_llm.cli.configured_command import options_by_key
     from vram_llm.cli.effective_fleet import effective_lists, effective_models
 
+    if schema:
+        click.echo(files("vram_llm").joinpath("schemas/config-file.json").read_bytes(), nl=False)
+        return
     if template:
         terminal.say(template_of(serve.command), nl=False)
         return
