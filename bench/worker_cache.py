@@ -22,6 +22,7 @@ from bench.link import Far, shaped_link
 from tests.workers import await_listening, free_ports, worker_process
 from vram_llm.llama.random_model import RandomModelShape
 from vram_llm.model.header_cache import CACHE_DIR_VARIABLE
+from vram_llm.model.header_reader import read_header
 
 _SENT = Path("/sys/class/net/vlbench0/statistics/tx_bytes")
 _LOOPBACK = Far("127.0.0.1", ())
@@ -40,7 +41,7 @@ def main() -> None:
         return
     shape = _shape(given.layers)
     with tempfile.TemporaryDirectory(prefix="vram-llm-") as name:
-        model = shape.write_random(Path(name) / "model.gguf")
+        model = _write(shape, Path(name) / "model.gguf")
         print(f"weights on the worker: {shape.read_bytes / 1e6:,.0f} MB; medians of {_ROUNDS} rounds\n")
         print(f"{'link':<12}{'worker':<26}{'MB sent':>10}{'seconds':>10}")
         for link in ("loopback", "1 Gbit/s"):
@@ -92,6 +93,16 @@ def _worker(far: Far, port: int, size: str, cache: Path) -> Iterator[str]:
 
 def _shape(n_layers: int) -> RandomModelShape:
     return RandomModelShape(n_embd=4096, n_ff=14336, n_layers=n_layers, n_head=32, n_head_kv=8, n_vocab=8192)
+
+
+def _write(shape: RandomModelShape, path: Path) -> Path:
+    """A model whose tensors all differ: equal ones would be sent once."""
+    header = read_header(shape.write_random(path))
+    with path.open("r+b") as stream:
+        for number, tensor in enumerate(header.tensors):
+            stream.seek(header.shards[0].data_offset + tensor.offset + 2)  # in the first block's weights
+            stream.write(number.to_bytes(2, "little"))
+    return path
 
 
 def _load(endpoint: str, model: str, n_layers: int) -> float:
