@@ -46,8 +46,10 @@ class Answer:
     times: list[float]
 
 
-async def answer(url: str, model: str, prompt: str, n_tokens: int) -> Answer:
-    """A greedy stream, by OpenAI's SDK."""
+async def answer(
+    url: str, model: str, prompt: str, n_tokens: int, on_first: Callable[[], None] = lambda: None
+) -> Answer:
+    """A greedy stream, by OpenAI's SDK. `on_first` is called at its first chunk."""
     from openai import AsyncOpenAI
 
     times, n_written = [], 0
@@ -59,6 +61,8 @@ async def answer(url: str, model: str, prompt: str, n_tokens: int) -> Answer:
         async for chunk in stream:
             if chunk.choices:
                 times.append(time.monotonic())
+            if len(times) == 1:
+                on_first()
             if chunk.usage is not None:
                 n_written = chunk.usage.completion_tokens
     return Answer(n_written, times)
@@ -220,13 +224,16 @@ async def rolling_update(cluster: Cluster, folder: Path) -> None:
 
 async def node_loss(cluster: Cluster) -> None:
     """The second node is killed while requests for both models run and wait."""
+    begun = {model: asyncio.Event() for model in MODELS}
     asked = {
         model: [
-            asyncio.create_task(answer(cluster.url, model, f"{i} {model}", _TOKENS)) for i in range(_QUEUED)
+            asyncio.create_task(answer(cluster.url, model, f"{i} {model}", _TOKENS, begun[model].set))
+            for i in range(_QUEUED)
         ]
         for model in MODELS
     }
-    await asyncio.sleep(1)
+    for event in begun.values():
+        await event.wait()
     killed = time.monotonic()
     await asyncio.to_thread(cluster.kill_node)
     print(f"\nnode killed with {_QUEUED} requests for each model, {_PARALLEL} slots a replica")

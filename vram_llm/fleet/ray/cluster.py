@@ -47,7 +47,7 @@ class RayCluster:
     def __init__(self, *, is_own: bool) -> None:
         self._ray = import_ray()
         self._is_own = is_own
-        self._turn = threading.Lock()  # Serve pickles a deployment by a setting of the whole process
+        self._turn = threading.Lock()  # Serve makes deployments by a setting of the whole process
 
     @property
     def own_address(self) -> str:
@@ -89,18 +89,18 @@ class RayCluster:
         """Begin to deploy a model, or to replace the replicas of an earlier order one after the other."""
         from ray import serve
 
-        deployment = serve.deployment(ModelReplica).options(
-            name="model",
-            num_replicas=replicas,
-            max_replicas_per_node=most_per_node,
-            ray_actor_options={"num_cpus": 0, "resources": dict(needs)},
-            max_constructor_retry_count=_RETRIES,
-            health_check_period_s=2,
-            graceful_shutdown_wait_loop_s=0.1,
-            graceful_shutdown_timeout_s=order.grace_s + _MORE_GRACE_S,
-        )
-        target = serve.RunTarget(deployment.bind(order), name=order.app, route_prefix=None)
         with self._turn:
+            deployment = serve.deployment(ModelReplica).options(
+                name="model",
+                num_replicas=replicas,
+                max_replicas_per_node=most_per_node,
+                ray_actor_options={"num_cpus": 0, "resources": dict(needs)},
+                max_constructor_retry_count=_RETRIES,
+                health_check_period_s=2,
+                graceful_shutdown_wait_loop_s=0.1,
+                graceful_shutdown_timeout_s=order.grace_s + _MORE_GRACE_S,
+            )
+            target = serve.RunTarget(deployment.bind(order), name=order.app, route_prefix=None)
             serve.run_many(
                 [target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
             )
