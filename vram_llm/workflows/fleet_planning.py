@@ -89,7 +89,7 @@ class FleetReplanner:
     machine: "Callable[[], Machine]"
 
     def __call__(self, name: str, residents: "Sequence[Plan]") -> "PackedModel":
-        """The model's place in the memory that is free now, beside plans that are loaded.
+        """The model's place in the memory that is free now, with `residents` loaded.
 
         Raises DoesNotFit by how much, and the other errors of `planning.plan`.
         """
@@ -193,13 +193,13 @@ class _Confirmation:
         """The way of one replica, planned in its share of the memory left, or in more if that is too little.
 
         The analytic meter is an upper bound but for some 3 % of compute buffers, so the share nearly always
-        suffices. If not even all that is left does, the model takes what other sets would need.
+        suffices. If all memory left is too little, the model takes memory that other sets would need.
         """
         refusal: DoesNotFit | None = None
         for budgets in (
             self._left(model.name, index, option, is_shared=True),
             self._left(model.name, index, option, is_shared=False),
-            self._beside_necessary(model.name, index),
+            self._without_necessary(model.name, index),
         ):
             try:
                 return _planned(model, self._machine, option.devices, budgets, self._dry)
@@ -209,7 +209,7 @@ class _Confirmation:
         raise refusal
 
     def _left(self, name: str, index: int, option: "PlaceOption", *, is_shared: bool) -> dict[str, int]:
-        """What one replica has, and what every set that it is in leaves.
+        """The bytes of one replica, and those that every set with its model leaves.
 
         With `is_shared`, models that are not planned yet get equal shares of the latter.
         """
@@ -232,8 +232,8 @@ class _Confirmation:
             left[device_id] = own.get(device_id, 0) + max(spare, 0) // share
         return left
 
-    def _beside_necessary(self, name: str, index: int) -> dict[str, int]:
-        """What models that must be resident with this one leave, and its own other replicas."""
+    def _without_necessary(self, name: str, index: int) -> dict[str, int]:
+        """The budgets less the bytes of models that must be resident with this one, and of its other replicas."""
         from vram_llm.planner.fleet.check_spec import must_fit
 
         necessary = frozenset([name]).union(*(group for group in must_fit(self._spec) if name in group))

@@ -1,4 +1,4 @@
-"""Checks of what is asked of a fleet: names, groups, devices."""
+"""Checks of a fleet's spec: names, groups, devices."""
 
 from collections.abc import Sequence
 from dataclasses import replace

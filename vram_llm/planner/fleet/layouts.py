@@ -60,7 +60,7 @@ class Layout:
 def layouts_of(
     options: Sequence[PlaceOption], replicas: int | None, groups: Collection[frozenset[str]] = ()
 ) -> tuple[Layout, ...]:
-    """The layouts with so many replicas; None: with any number. Empty if so many do not fit.
+    """The layouts with `replicas` copies; None: with any number. Empty if the copies do not fit.
 
     Of each group of devices one replica may use one or several. A layout is left out if another one takes no
     more bytes anywhere, and is no slower.

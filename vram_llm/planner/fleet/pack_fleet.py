@@ -1,4 +1,4 @@
-"""Packs a fleet on a machine: places of each model, then the packing of all, then places beside others.
+"""Packs a fleet on a machine: places of each model, the packing of all, then places in the memory left.
 
 A place of the first round has a device's whole budget. If a packing leaves models out of a set that fits
 together, further places are looked for in the memory that the set leaves, and the fleet is packed again.

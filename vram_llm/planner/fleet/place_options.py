@@ -56,7 +56,7 @@ class PlaceOption:
 
 @dataclass(frozen=True, slots=True)
 class _Rig:
-    """Devices of the same kinds: the machine with them, and what the model needs there."""
+    """Devices of the same kinds: the machine with them, and the context, meter and predictor there."""
 
     machine: Machine
     context: Context

@@ -1,4 +1,4 @@
-"""Why a model of a fleet is where it is, and has so many replicas, as a sentence."""
+"""The reason for the place of a fleet's model and for its number of replicas, as a sentence."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -47,7 +47,7 @@ def _of_replicas(model: ModelToPack, chosen: Layout) -> str:
 
 
 def _obstacle(name: str, other: Layout, layouts: Mapping[str, Layout], limits: Limits) -> str:
-    """What the layout `other` would cost the other models, as the end of a sentence."""
+    """The cost of the layout `other` for the other models, as the end of a sentence."""
     now, then = (_fits_with(name, each, limits) for each in (layouts, {**layouts, name: other}))
     if lost := [each for each in layouts if each in now and each not in then]:
         return f", and not fit together with {_listed(lost)}"

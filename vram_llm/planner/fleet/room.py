@@ -56,7 +56,7 @@ def without(
     uses: Iterable[Mapping[str, int]],
     one_program: Iterable[frozenset[str]] = (),
 ) -> dict[str, int]:
-    """The budgets beside `uses`; 0 on devices that serve one program at a time and are in use."""
+    """The budgets less `uses`; 0 on devices that serve one program at a time and are in use."""
     left, groups = dict(budgets), tuple(one_program)
     for each in uses:
         for device_id, n_bytes in each.items():

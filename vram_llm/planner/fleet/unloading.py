@@ -48,7 +48,7 @@ def unload_for(
     values: Mapping[str, ResidentValue] | None = None,
     keep: Collection[str] = (),
 ) -> frozenset[str] | None:
-    """The models of `resident` to unload before `wanted` is loaded; None if it does not fit beside `keep`.
+    """The models of `resident` to unload before `wanted` is loaded; None if it does not fit with `keep`.
 
     Models without a value in `values` have that of the plan, as if they had just been asked for. `keep` are
     models that must stay. Models of a `together` group are unloaded together.
@@ -81,7 +81,7 @@ def planned_value(plan: FleetPlan, name: str) -> ResidentValue:
 
 
 def swap_table(plan: FleetPlan) -> tuple[Swap, ...]:
-    """For each model, and each maximal set of models without it: what is unloaded, and how long it takes."""
+    """For each model, and each maximal set of models without it: the models that are unloaded, and the seconds."""
     unions = united(plan.together, (model.spec.name for model in plan.models))
     swaps = []
     for model in plan.models:
