@@ -81,7 +81,7 @@ def planned_value(plan: FleetPlan, name: str) -> ResidentValue:
 
 
 def swap_table(plan: FleetPlan) -> tuple[Swap, ...]:
-    """For each model, and each maximal set of models without it: the models that are unloaded, and the seconds."""
+    """The swap of each model with each maximal set of models without it."""
     unions = united(plan.together, (model.spec.name for model in plan.models))
     swaps = []
     for model in plan.models:
