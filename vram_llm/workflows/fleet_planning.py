@@ -233,7 +233,7 @@ class _Confirmation:
         return left
 
     def _without_necessary(self, name: str, index: int) -> dict[str, int]:
-        """The budgets less the bytes of models that are always resident with this one, and of its replicas."""
+        """The budgets less the bytes of models that are always resident with this one, and of its copies."""
         from vram_llm.planner.fleet.check_spec import must_fit
 
         necessary = frozenset([name]).union(*(group for group in must_fit(self._spec) if name in group))
