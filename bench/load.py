@@ -39,18 +39,21 @@ async def complete(
     path: str = "/v1/completions",
     into: Stream | None = None,
     key: str = "none",
+    model: str | None = None,
 ) -> Stream:
     """Stream `n_tokens` greedy tokens after `prompt`, into `into` if it is given, with an API key.
 
-    Raises SystemExit if the server refuses.
+    Without `model` the server has only one.     Raises SystemExit if the server refuses.
     """
-    wish = {
+    wish: dict[str, object] = {
         "prompt": prompt if isinstance(prompt, str) else list(prompt),
         "max_tokens": n_tokens,
         "temperature": 0,
         "stream": True,
         "ignore_eos": True,
     }
+    if model is not None:
+        wish["model"] = model
     body = json.dumps(wish).encode()
     head = (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"

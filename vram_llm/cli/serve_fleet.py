@@ -61,6 +61,9 @@ def serve_fleet(
             server,
             socks=socks,
             read=RereadFleet(tuple(arguments), fleet, server, machine),
+            machine=None
+            if options.rpc or fleet.workers
+            else options.machine,  # busy workers answer nobody else
             on_ready=say_ready,
         )
 

@@ -58,6 +58,8 @@ class Worker:
         from vram_llm.engine.loop import Loop
 
         use_large_stacks()
+        gc.collect()
+        gc.freeze()  # so that the collection after the load looks at its objects alone
         messages = self._channel.receive(wait=True)
         start = next(message for message in messages if isinstance(message, wire.Start))
 

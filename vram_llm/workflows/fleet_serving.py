@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import socket
 
-    from vram_llm.fleet.load_plans import FreeBytes
+    from vram_llm.fleet.load_plans import FleetReplan, FreeBytes
     from vram_llm.fleet.snapshots import FleetModel, ModelState
     from vram_llm.machine.types import Machine
     from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetSpec, PackedModel
@@ -29,13 +29,15 @@ def serve_fleet(
     socks: "Sequence[socket.socket] | None" = None,
     read: "ReadSettings | None" = None,
     installed: Callable[[], object] | None = None,
+    machine: "Callable[[], Machine] | None" = None,
     on_ready: Callable[[int], None] = lambda _port: None,
 ) -> None:
     """Load the models of `settings` that are resident at the start, and serve all until SIGINT or SIGTERM.
 
     `config` is the server's; None: all defaults. `socks` are bound to its address and closed at the end.
-    `read` reads the configuration again at SIGHUP and by API; `installed`: see FleetService. `on_ready` gets
-    the port when the models of the start are loaded.
+    `read` reads the configuration again at SIGHUP and by API; `installed`: see FleetService. `machine` reads
+    the machine as it is now, where a model is placed again if other programs have taken its memory; without
+    it such a load is refused. `on_ready` gets the port when the models of the start are loaded.
 
     Raises PortInUse, KeyRequired, BadKeysFile, BadCertificate, BrokenTemplate, RequestError for chat template
     variables, and the errors of loads if no model of the start can be loaded.
@@ -62,7 +64,7 @@ def serve_fleet(
         fleet = Fleet(
             settings.plan,
             make_engine=partial(make_engine, watchdog_s=config.watchdog_s, processes=spare),
-            load_plans=LoadPlans(free_bytes=free_bytes_of(settings.plan)),
+            load_plans=LoadPlans(free_bytes_of(settings.plan), _replan(lambda: fleet.plan, machine)),
             on_change=StateLog(),
         )
         service = FleetService(
@@ -79,6 +81,15 @@ def serve_fleet(
         check_exposure(bound, config)
         sockets.start_listening(bound)
         runner.run(main())
+
+
+def _replan(plan: "Callable[[], FleetPlan]", machine: "Callable[[], Machine] | None") -> "FleetReplan | None":
+    """Places a model of the fleet's latest plan again, on the machine as it is now."""
+    if machine is None:
+        return None
+    from vram_llm.workflows.fleet_planning import FleetReplanner
+
+    return lambda name, residents: FleetReplanner(plan(), machine)(name, residents)
 
 
 def fleet_settings(
