@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tests.planner.export.fleets import card_plan, fleet_of
+from tests.planner.saved import CONTEXT
 from vram_llm.errors import BadPlan
 from vram_llm.planner.export.exported_fleet import ExportedFleet, ExportedModel, most_at_a_time
 from vram_llm.planner.export.llama_server import Setting
@@ -60,6 +61,24 @@ def test_cards_have_the_same_numbers_in_all_sections() -> None:
     assert found["coder"]["temp"] == "0.1"
     assert found["coder"]["model"] == "/srv/models/big.gguf"
     assert not {"host", "port"} & set(found["chat"])
+
+
+def test_a_remark_on_all_models_is_there_once_and_whole() -> None:
+    plans = [
+        dataclasses.replace(card_plan(0), context=dataclasses.replace(CONTEXT, parallel=n)) for n in (1, 2)
+    ]
+    roomy = [
+        dataclasses.replace(plan, context=dataclasses.replace(plan.context, n_outputs_max=8))
+        for plan in plans
+    ]
+    models = tuple(ExportedModel(name=name, plan=plan) for name, plan in zip("ab", roomy, strict=True))
+    text = presets(ExportedFleet(models=models, sets=(frozenset("ab"),)))
+    assert text.count("--cache-ram and --ctx-checkpoints are 0") == 1
+    for n_rows in (1, 2):
+        assert (
+            f"# llama-server asks for {n_rows} rows of logits; the plan has room for 8, so\n"
+            "# compute on the output's device is smaller than planned.\n["
+        ) in text
 
 
 def test_no_more_start_than_fit_by_number() -> None:

@@ -51,12 +51,26 @@ class ExportedFleet:
 
     def remarks_on(self, model: ExportedModel) -> tuple[str, ...]:
         """Remarks on one model that are not those on all."""
-        shared = self._of_all()
-        return tuple(one for one in remarks(model.plan, exported_devices(model.plan)) if one not in shared)
+        shared, (name, *sentences) = self._shared(), _sentences(model)
+        return tuple(line for one in (name, *(one for one in sentences if one not in shared)) for line in one)
 
     def _of_all(self) -> tuple[str, ...]:
-        first, *others = (remarks(model.plan, exported_devices(model.plan)) for model in self.models)
+        return tuple(line for one in self._shared() for line in one)
+
+    def _shared(self) -> tuple[tuple[str, ...], ...]:
+        first, *others = map(_sentences, self.models)
         return tuple(one for one in first[1:] if all(one in other for other in others))
+
+
+def _sentences(model: ExportedModel) -> list[tuple[str, ...]]:
+    """The remarks on a model's plan, each with its lines; the first one is its name."""
+    name, *lines = remarks(model.plan, exported_devices(model.plan))
+    found: list[tuple[str, ...]] = [(name,)]
+    is_whole = True
+    for line in lines:
+        found[-1:] = [*found[-1:], (line,)] if is_whole else [(*found[-1], line)]
+        is_whole = line.endswith(".")
+    return found
 
 
 def alternatives(fleet: ExportedFleet) -> tuple[tuple[str, ...], ...] | None:
