@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vram_llm.cli import terminal
 from vram_llm.cli.fleet_config import ConfiguredFleet, read_serve
+from vram_llm.cli.fleet_installed import installed_now, names_installed, with_installed
 from vram_llm.cli.fleet_workers import FleetWorker
 from vram_llm.cli.plan_options import PlanOptions
 from vram_llm.cli.server_log import set_up_log
@@ -38,11 +39,15 @@ def serve_fleet(
     from vram_llm.workflows import fleet_serving
 
     set_up_log(server)
-    fleet.check_sources()
+    uses_installed = names_installed(fleet)
+    if not uses_installed:
+        fleet.check_sources()
     with contextlib.ExitStack() as stack:
         socks = [stack.enter_context(sock) for sock in sockets.bind_all(server.host, server.port)]
         check_exposure(socks, server)
         machine = fleet_machine(options, fleet.workers)
+        fleet = with_installed(fleet, machine)
+        fleet.check_sources()
         settings = fleet_serving.fleet_settings(
             fleet.on(machine),
             machine,
@@ -64,6 +69,7 @@ def serve_fleet(
             machine=None
             if options.rpc or fleet.workers
             else options.machine,  # busy workers answer nobody else
+            installed=installed_now if uses_installed else None,
             on_ready=say_ready,
         )
 
@@ -92,13 +98,14 @@ class RereadFleet:
         found = read_serve(self.arguments)
         if found.fleet is None:
             raise BadConfig("the configuration has no models: any more; start the server anew for one model")
-        found.fleet.check_sources()
-        if found.fleet.workers != self.fleet.workers:
+        fleet = with_installed(found.fleet, self.machine)
+        fleet.check_sources()
+        if fleet.workers != self.fleet.workers:
             log.warning("other workers are used after a restart of the server only")
         self._warn_of_server(found.server)
-        spec = found.fleet.on(self.machine)
-        settings = fleet_settings_beside(plan, spec, self.machine, found.fleet.servers)
-        self.fleet = found.fleet
+        spec = fleet.on(self.machine)
+        settings = fleet_settings_beside(plan, spec, self.machine, fleet.servers)
+        self.fleet = fleet
         return settings
 
     def _warn_of_server(self, now: ServerConfig) -> None:

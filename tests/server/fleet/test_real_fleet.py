@@ -3,7 +3,6 @@
 import asyncio
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,14 +169,31 @@ async def test_orders_and_events(served: ServedFile) -> None:
     assert "vllm:generation_tokens_total" in metrics
 
 
-def test_ends_without_a_process_left(tmp_path: Path) -> None:
-    """At SIGTERM a request in flight is finished, and one that waits for a model is refused."""
-    for seed, name in enumerate(("a", "b")):
-        write_llama(tmp_path / f"{name}.gguf", seed=seed)
-    with ExitStack() as stack:
-        server = stack.enter_context(serving(tmp_path / "a.gguf", tmp_path / "b.gguf", "--n-ctx", "1024"))
+def test_a_pulled_model_appears_and_no_process_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, path = tmp_path / "cache", tmp_path / "fleet.yaml"
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    _pull(cache, "first")
+    path.write_text("n-ctx: 1024\nmodels:\n  - source: installed\n")
+    with serving("--config", path) as server:
         server.await_health()
-        assert server.chat("hi", temperature=0)
+        assert list(_states(server.client)) == ["first-F16"]
+        assert _answer(server.client, "first-F16")
+        _pull(cache, "second")
+        for _ in looks():
+            if "second-F16" in _states(server.client):
+                break
+        assert _states(server.client) == {"first-F16": "resident", "second-F16": "unloaded"}
         children = server.children()
         assert server.end() == 0
         assert not [child for child in children if child.is_running()]
+
+
+def _pull(cache: Path, name: str) -> None:
+    """Put a model where `vram-llm pull` does."""
+    folder = cache / f"models--org--{name}-GGUF"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    write_llama(folder / "snapshots" / "abc" / f"{name}-F16.gguf", seed=len(name))
