@@ -99,12 +99,10 @@ class Worker:
         speed_check = SpeedCheck(model.plan.speed)
         questions = VocabularyQuestions(model.vocab, loop.threads, self._channel.send, loop.count_tokens)
         guard = loop.memory_guard(readings=LatestReadings(lambda: free_memory(model)))
-        self._channel.while_idle = lambda: self._look_at_memory(guard)
+        self._channel.while_idle = lambda: self._use_idle_time(guard, model)
         gc.collect()
         gc.freeze()  # objects made so far live on: streams would wait for each full collection of them
         while True:
-            while loop.is_idle and not self._channel.has_data and model.vocab.note_more():
-                pass
             loop.recorder.iteration.start()
             waits = loop.is_idle
             messages = self._channel.receive(wait=waits)
@@ -117,6 +115,12 @@ class Worker:
             self._send_output(output, loop, model, speed_check, began)
             loop.recorder.end_iteration()
             self._look_at_memory(guard)
+
+    def _use_idle_time(self, guard: "MemoryGuard", model: "LoadedModel") -> None:
+        """Look at the memory, and at the vocabulary until a message comes: not before the first request."""
+        self._look_at_memory(guard)
+        while not self._channel.has_data and model.vocab.note_more():
+            pass
 
     def _look_at_memory(self, guard: "MemoryGuard") -> None:
         if (warning := guard.look()) is not None:
