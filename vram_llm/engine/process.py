@@ -11,6 +11,8 @@ from vram_llm.engine.heartbeat import Heartbeat
 from vram_llm.errors import VramLLMError
 from vram_llm.stderr_reason import environment
 
+_AFTER_LOAD_S = 1.0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StartedProcess:
@@ -60,6 +62,7 @@ class SpareProcess(ProcessStarter):
     def __init__(self, log: logging.Logger) -> None:
         super().__init__(log)
         self._spare: asyncio.Task[StartedProcess] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def take(self) -> StartedProcess:
         """The spare process, or a new one if there is none. Raises OSError."""
@@ -73,12 +76,21 @@ class SpareProcess(ProcessStarter):
         return await super().take()
 
     def note_ready(self) -> None:
-        """Start a spare process."""
+        """Start a spare process, once the engine has had time for its first tokens."""
+        self._cancel_timer()
+        self._timer = asyncio.get_running_loop().call_later(_AFTER_LOAD_S, self._begin)
+
+    def _begin(self) -> None:
         if self._spare is None:
             self._spare = asyncio.create_task(super().take())
 
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
     async def close(self) -> None:
         """End the spare process, and wait until it is gone."""
+        self._cancel_timer()
         spare, self._spare = self._spare, None
         if spare is None:
             return
