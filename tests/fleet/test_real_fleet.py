@@ -4,11 +4,12 @@ import asyncio
 import os
 import signal
 
+import gguf
 import pytest
 
 from tests.conftest import PlanOnCpu
 from tests.engine.clients import request
-from tests.engine.harness import engine_processes, tokens_of
+from tests.engine.harness import EXACT, engine_processes, tokens_of
 from tests.fleet.plans import fleet_plan, packed
 from tests.patience import soon, until
 from tools.random_model import write_llama
@@ -26,8 +27,8 @@ def plan(plan_on_cpu: PlanOnCpu, tmp_path_factory: pytest.TempPathFactory) -> Fl
     folder = tmp_path_factory.mktemp("fleet")
     models = []
     for seed, name in enumerate("abc"):
-        path = write_llama(folder / f"{name}.gguf", seed=seed)
-        models.append(packed(name, plan_on_cpu(path, n_ctx=4096), min_residency_s=0.2))
+        path = write_llama(folder / f"{name}.gguf", seed=seed, quant=gguf.GGMLQuantizationType.F32)
+        models.append(packed(name, plan_on_cpu(path, n_ctx=4096, **EXACT), min_residency_s=0.2))
     return fleet_plan(*models, budget=2, at_start="ab")
 
 
