@@ -107,7 +107,7 @@ def test_every_console_escapes() -> None:
     folder = Path(terminal.__file__).parent
     making = {path.name for path in folder.glob("*.py") if re.search(r"[= (]Console\(", path.read_text())}
     assert making == set()  # EscapingConsole is made by terminal.console
-    writing = {path.name for path in folder.glob("*.py") if "click.echo(f" in path.read_text()}
+    writing = {path.name for path in folder.glob("*.py") if 'click.echo(f"' in path.read_text()}
     assert writing <= {"local_server.py"}  # which moves the cursor itself; others call terminal.say
 
 
