@@ -19,6 +19,7 @@ class HeldEngine(EngineClient):
         self.may_load = asyncio.Event()
         self.refusal: VramLLMError | None = None
         self.n_drains = 0
+        self.end_failure: Exception | None = None
 
     def start(self) -> None:
         """Nothing: `ready` waits."""
@@ -37,6 +38,12 @@ class HeldEngine(EngineClient):
         """Count it."""
         self.n_drains += 1
         await super().drain(grace_s)
+
+    async def stop(self) -> None:
+        """End, and fail with `end_failure` if there is one."""
+        await super().stop()
+        if self.end_failure is not None:
+            raise self.end_failure
 
     def die(self, failure: VramLLMError | None = None) -> None:
         """End for good."""

@@ -109,6 +109,42 @@ async def test_a_slow_reader_is_cut_off_after_the_limit(plan: FleetPlan) -> None
         await soon(waiting)
 
 
+async def test_a_model_that_was_cut_off_ends_also_if_nobody_waits_any_more(plan: FleetPlan) -> None:
+    engines = Engines()
+    alone = replace(plan, budgets={HOST: 1}, resident_at_start=("a",))
+    async with running(alone, engines, drain_limit_s=0.1) as fleet:
+        async with fleet.lease("a") as engine:
+            waiting = asyncio.create_task(leased(fleet, "c"))
+            await until(lambda: engines.latest("a").n_drains > 0, "the limit")
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            assert states(fleet)["a"] is ModelState.UNLOADING  # its engine refuses requests
+        async with fleet.lease("a") as other:
+            assert other is not engine
+
+
+async def test_an_order_to_load_a_model_that_leaves_is_done_if_it_stays(plan: FleetPlan) -> None:
+    alone = replace(plan, budgets={HOST: 1}, resident_at_start=("a",))
+    async with running(alone, Engines()) as fleet:
+        async with fleet.lease("a"):
+            waiting = asyncio.create_task(leased(fleet, "c"))
+            await until(lambda: states(fleet)["a"] is ModelState.UNLOADING, "a drain")
+            order = asyncio.create_task(fleet.load("a"))
+            await asyncio.sleep(0)  # the order begins
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            await soon(order)
+        await soon(leased(fleet, "c"))  # nobody waits for a any more
+
+
+async def test_an_engine_whose_end_fails_does_not_stay_for_ever(plan: FleetPlan) -> None:
+    engines = Engines()
+    async with running(plan, engines) as fleet:
+        engines.latest("a").end_failure = RuntimeError("the cluster is away")
+        await soon(fleet.unload("a"))
+        assert states(fleet)["a"] is UNLOADED
+
+
 async def test_a_model_that_cannot_be_loaded_says_why_and_is_tried_again_later(plan: FleetPlan) -> None:
     engines = Engines()
     engines.refusals["c"] = ModelRefused("no such tensor")

@@ -76,11 +76,11 @@ class Residents:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        engines = [tenant.engine for tenant in self.tenants.values() if tenant.engine is not None]
-        await asyncio.gather(*(engine.stop() for engine in engines))
+        await asyncio.gather(*(self._end_engine(tenant) for tenant in self.tenants.values()))
         for tenant in self.tenants.values():
             tenant.phase = Phase.ABSENT
             self._tell(tenant)
+        self._stirred.set()
         self.changes.close()
 
     def wait_s(self, tenant: Tenant, now: float) -> float | None:
@@ -119,8 +119,8 @@ class Residents:
             tenant.phase, tenant.drained_at = Phase.DRAINING, now
             tenant.why_drained = tenant.why_ordered_out or why
             log.info("%s is unloaded: %s", tenant.name, tenant.why_drained)
-        elif why is None and tenant.phase is Phase.DRAINING:
-            tenant.phase = Phase.RESIDENT
+        elif why is None and tenant.is_draining:  # one that is cut off refuses requests, and has to end
+            tenant.phase, tenant.wanted_since = Phase.RESIDENT, None
             tenant.grant_all(now)
         if tenant.phase is Phase.DRAINING:
             if not tenant.leases:
@@ -186,9 +186,9 @@ class Residents:
 
     async def _fail(self, tenant: Tenant, error: VramLLMError) -> None:
         log.error("%s was not loaded: %s", tenant.name, error)
-        if tenant.engine is not None:
-            await tenant.engine.stop()
+        await self._end_engine(tenant)
         tenant.note_failed(error, time.monotonic())
+        self._forget_if_gone(tenant)
 
     async def _watch(self, tenant: Tenant) -> None:
         """Wait until the engine is not started again after a death."""
@@ -203,12 +203,21 @@ class Residents:
                 self.advance()
 
     async def _stop(self, tenant: Tenant) -> None:
-        assert tenant.engine is not None
-        await tenant.engine.stop()
+        await self._end_engine(tenant)
         tenant.note_gone()
+        self._forget_if_gone(tenant)
+        self.advance()
+
+    async def _end_engine(self, tenant: Tenant) -> None:
+        try:
+            if tenant.engine is not None:
+                await tenant.engine.stop()
+        except Exception:  # of many kinds, as from Ray: the model must not be unloaded for ever
+            log.exception("the end of the engine of %s failed", tenant.name)
+
+    def _forget_if_gone(self, tenant: Tenant) -> None:
         if tenant.is_gone:
             self.tenants.pop(tenant.name, None)
-        self.advance()
 
     async def _cut_off(self, tenant: Tenant) -> None:
         assert tenant.engine is not None
