@@ -132,9 +132,9 @@ class Fleet:
 
     @asynccontextmanager
     async def lease(self, model: str) -> AsyncIterator[Engine]:
-        """A model's engine, which is READY at the beginning and not unloaded within the block.
+        """A model's engine, which has loaded and is not unloaded within the block.
 
-        A model that is not resident is loaded. Raises UnknownModel, Overloaded if the wait would be too
+        While it is started again after a death, it holds requests. A model that is not resident is loaded. Raises UnknownModel, Overloaded if the wait would be too
         long, and the error of a load that fails (EngineDied, DoesNotFit and ModelRefused among them).
         """
         tenant = self._find(model)
@@ -171,7 +171,7 @@ class Fleet:
     def _admit(self, tenant: Tenant, now: float) -> None:
         """Raises Overloaded if a new request would wait too long, or the error of a load that just failed."""
         if tenant.failure is not None and now - tenant.failed_at < RETRY_S and not tenant.waiters:
-            raise tenant.failure
+            raise tenant.failure.with_traceback(None)  # else it keeps the frames of each request
         wait_s = self._residents.wait_s(tenant, now)
         if wait_s is None:
             wait_s = 2 * self._max_wait_s
@@ -231,7 +231,7 @@ class Fleet:
         tenant = self._residents.tenants[name]
         await self._residents.until(lambda: tenant.wanted_since is None)
         if tenant.phase is not Phase.RESIDENT and tenant.failure is not None:
-            raise tenant.failure
+            raise tenant.failure.with_traceback(None)
 
     # -- facts -----------------------------------------------------------------------------------
 
@@ -259,7 +259,7 @@ class Fleet:
         for name, tenant in self._residents.tenants.items():
             if not tenant.is_gone and (name == model or model in tenant.packed.spec.aliases):
                 return tenant
-        names = ", ".join(self._residents.tenants)
+        names = ", ".join(packed.spec.name for packed in self.plan.models)
         raise UnknownModel(f"The model '{model}' does not exist here; this server has {names}", "model")
 
 
