@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.patience import soon, until
-from tests.server.fleet.fake_fleet import THREE, FleetUnderTest, packed, plan_of, settings_of
+from tests.server.fleet.fake_fleet import THREE, FakeFleet, FleetUnderTest, packed, plan_of, settings_of
 from tests.server.live import in_process
 from vram_llm.errors import BadConfig
 from vram_llm.fleet.snapshots import ModelState
@@ -166,6 +166,26 @@ async def test_reload() -> None:
         assert (await client.post("/v1/embeddings", json={"input": "a"})).status_code == 400
     assert served.fleet.engines["chat"] is chat
     assert configuration.plans == [plan_of(*THREE)]
+
+
+async def test_models_are_listed_once_the_fleet_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fleet on a cluster takes seconds to go on with another plan."""
+    configuration, may_go_on = _Configuration(), asyncio.Event()
+    monkeypatch.setattr(FakeFleet, "apply", lambda fleet, plan: _applied(fleet, plan, may_go_on))
+    served = FleetUnderTest(read=configuration.read)
+    configuration.settings = settings_of(THREE[0], packed("newest", 1))
+    async with in_process(served.app) as client:
+        reloading = asyncio.create_task(client.post("/models/reload"))
+        await until(lambda: bool(configuration.plans), "the configuration was read")
+        assert "coder" in await _cards(client)
+        may_go_on.set()
+        await soon(reloading)
+        assert list(await _cards(client)) == ["chat", "gpt-4o", "newest"]
+
+
+async def _applied(fleet: FakeFleet, plan: FleetPlan, may_go_on: asyncio.Event) -> None:
+    await may_go_on.wait()
+    fleet.set_plan(plan)
 
 
 async def test_a_broken_configuration_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:

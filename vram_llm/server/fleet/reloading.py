@@ -49,7 +49,7 @@ class Reloader:
             )
 
     async def reload(self) -> None:
-        """Read the configuration and go on with it. Returns when models that are gone have ended.
+        """Read the configuration and go on with it. Does not wait until models that are gone have ended.
 
         Raises RequestError with the reason if it cannot be used; then nothing changes.
         """
@@ -62,12 +62,12 @@ class Reloader:
             except VramLLMError as error:
                 log.error("the configuration stays as it is: %s", error)
                 raise RequestError(f"The configuration stays as it is: {error}") from error
-            self._models.settings = settings
+            if settings.plan != before.plan:
+                await self._apply(settings.plan)
+            self._models.settings = settings  # after the fleet has the models, which routes ask it for
             now = frozenset(model.spec.name for model in settings.plan.models)
             then = frozenset(model.spec.name for model in before.plan.models)
             log.info("%s", _outcome(before, settings))
-            if settings.plan != before.plan:
-                await self._apply(settings.plan)
             self._on_reload(then - now)
 
 
@@ -76,14 +76,14 @@ def _outcome(before: FleetSettings, after: FleetSettings) -> str:
     old = {model.spec.name: model for model in before.plan.models}
     new = {model.spec.name: model for model in after.plan.models}
     moved = [name for name in new.keys() & old.keys() if new[name] != old[name]]
-    told = [name for name in new.keys() & old.keys() if after.configs[name] != before.configs[name]]
+    answered = [name for name in new.keys() & old.keys() if after.configs[name] != before.configs[name]]
     parts = [
         f"{verb} {', '.join(sorted(names))}"
         for verb, names in (
             ("new:", new.keys() - old.keys()),
             ("gone:", old.keys() - new.keys()),
             ("with another plan:", moved),
-            ("with other settings of answers:", told),
+            ("with other settings of answers:", answered),
         )
         if names
     ]
