@@ -63,6 +63,23 @@ def test_json_and_the_files_of_other_programs_say_the_same(folder: Path) -> None
     assert f"model = {folder / 'small.gguf'}" in presets
 
 
+def test_an_entry_for_all_models_on_this_disk(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "models--org--kept-GGUF" / "snapshots" / "abc"
+    there.mkdir(parents=True)
+    (there.parents[1] / "refs").mkdir()
+    (there.parents[1] / "refs" / "main").write_text("abc")
+    write_llama(there / "kept-F16.gguf")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    config = tmp_path / "all.yaml"
+    config.write_text(f"n-ctx: 1024\nmodels:\n  - source: {folder}/chat.gguf\n  - source: installed\n")
+    done = run_here("plan", "--config", config, *RIG, "--json")
+    assert done.returncode == 0, done.stderr
+    plan = fleet_from_json(done.stdout.encode(), "the fleet")
+    assert [model.spec.name for model in plan.models] == ["chat", "kept-F16"]
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [

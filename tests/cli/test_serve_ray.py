@@ -21,12 +21,20 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--ray", "local", "{model}"), "--ray serves named models: give NAME=MODEL, or --config FILE"),
         (("--ray", "local", "a={model}", "--rpc", "127.0.0.1:1"), "leave --rpc and --gpus out"),
         (("--ray", "10.0.0.1:6379", "a={model}", "--port", "0"), "pip install 'vram-llm[ray]'"),
+        (("--ray", "local", "--config", "{folder}/groups.yaml"), "leave groups: out"),
+        (("--ray", "local", "--config", "{folder}/all.yaml"), "all.yaml:2: each node has other models on its"),
     ],
 )
 def test_a_command_line_that_cannot_be_served(
-    arguments: tuple[str, ...], sentence: str, tiny_model: Path
+    arguments: tuple[str, ...], sentence: str, tiny_model: Path, tmp_path: Path
 ) -> None:
-    result = run_here("serve", *(argument.format(model=tiny_model) for argument in arguments))
+    (tmp_path / "all.yaml").write_text("models:\n  - source: installed\n")
+    entries = "".join(f"  - {{name: {name}, source: {tiny_model}}}\n" for name in "ab")
+    (tmp_path / "groups.yaml").write_text(
+        f"models:\n{entries}groups:\n  - {{models: [a, b], apart: true}}\n"
+    )
+    words = (argument.format(model=tiny_model, folder=tmp_path) for argument in arguments)
+    result = run_here("serve", *words)
     assert result.returncode != 0
     assert sentence in " ".join(result.stderr.split())
 

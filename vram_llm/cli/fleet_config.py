@@ -36,6 +36,8 @@ from vram_llm.workflows.model_names import DEMO
 
 _NAMED = re.compile(r"([A-Za-z0-9][\w.:@-]*)=(.+)", re.DOTALL)
 _OF_ONE_MODEL = ("aliases", "model_name")
+INSTALLED = "installed"
+"""The source of an entry that stands for the models on this disk: see fleet_installed.py."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,8 @@ class ConfiguredFleet:
         from vram_llm.workflows.model_names import resolve
 
         for model in self.spec.models:
+            if model.source == INSTALLED:
+                continue
             try:
                 found = resolve(model.source)
             except ModelNotFound as error:

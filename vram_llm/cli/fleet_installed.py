@@ -4,13 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vram_llm.cli.fleet_config import ConfiguredFleet
+from vram_llm.cli.fleet_config import INSTALLED, ConfiguredFleet
 from vram_llm.errors import BadConfig
 
 if TYPE_CHECKING:
     from vram_llm.machine.types import Machine
-
-INSTALLED = "installed"
 
 
 def names_installed(fleet: ConfiguredFleet) -> bool:

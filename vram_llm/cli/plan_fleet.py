@@ -11,7 +11,7 @@ from vram_llm.cli.plan_options import PLAN_OPTIONS
 from vram_llm.errors import BadConfig
 
 if TYPE_CHECKING:
-    from vram_llm.cli.fleet_config import ServeOptions
+    from vram_llm.cli.fleet_config import ConfiguredFleet, ServeOptions
     from vram_llm.planner.fleet.types import FleetPlan
 
 _TAKEN = ("as_json", "form", "verbose", "config_file")
@@ -30,23 +30,27 @@ def plan_configured_fleet(ctx: click.Context) -> None:
     names = {option.name for option in PLAN_OPTIONS}
     config = ctx.params["config_file"]
     read = read_serve(["--config", config, *given_words(ctx, names)])
-    plan = _plan(read, config)
-    if ctx.params["form"] is not None and read.fleet is not None:
-        click.echo(emit_fleet(plan, read.fleet.servers, ctx.params["form"]).encode())
+    plan, fleet = _plan(read, config)
+    if ctx.params["form"] is not None:
+        click.echo(emit_fleet(plan, fleet.servers, ctx.params["form"]).encode())
     elif ctx.params["as_json"]:
         click.echo(fleet_to_json(plan))
     else:
         terminal.show(fleet_report(plan, terminal.width(), all_swaps=ctx.params["verbose"]))
 
 
-def _plan(read: "ServeOptions", config: str) -> "FleetPlan":
+def _plan(read: "ServeOptions", config: str) -> "tuple[FleetPlan, ConfiguredFleet]":
+    """The plan, and the fleet with the models of an entry `source: installed`."""
+    from vram_llm.cli.fleet_installed import with_installed
     from vram_llm.workflows.fleet_planning import plan_fleet
 
-    if read.fleet is None:
+    fleet = read.fleet
+    if fleet is None:
         raise BadConfig(f"{config} lists no models: `vram-llm plan MODEL` plans one")
-    read.fleet.check_sources()
-    machine = read.options.machine(tuple(worker.spec for worker in read.fleet.workers))
-    return plan_fleet(read.fleet.on(machine), machine)
+    fleet.check_sources()
+    machine = read.options.machine(tuple(worker.spec for worker in fleet.workers))
+    fleet = with_installed(fleet, machine)
+    return plan_fleet(fleet.on(machine), machine), fleet
 
 
 def _check_options(params: dict[str, Any]) -> None:

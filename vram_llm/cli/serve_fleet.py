@@ -40,14 +40,12 @@ def serve_fleet(
 
     set_up_log(server)
     uses_installed = names_installed(fleet)
-    if not uses_installed:
-        fleet.check_sources()
+    fleet.check_sources()
     with contextlib.ExitStack() as stack:
         socks = [stack.enter_context(sock) for sock in sockets.bind_all(server.host, server.port)]
         check_exposure(socks, server)
         machine = fleet_machine(options, fleet.workers)
         fleet = with_installed(fleet, machine)
-        fleet.check_sources()
         settings = fleet_serving.fleet_settings(
             fleet.on(machine),
             machine,
@@ -66,9 +64,8 @@ def serve_fleet(
             server,
             socks=socks,
             read=RereadFleet(tuple(arguments), fleet, server, machine),
-            machine=None
-            if options.rpc or fleet.workers
-            else options.machine,  # busy workers answer nobody else
+            # busy workers answer nobody else
+            machine=None if options.rpc or fleet.workers else options.machine,
             installed=installed_now if uses_installed else None,
             on_ready=say_ready,
         )
@@ -98,8 +95,8 @@ class RereadFleet:
         found = read_serve(self.arguments)
         if found.fleet is None:
             raise BadConfig("the configuration has no models: any more; start the server anew for one model")
+        found.fleet.check_sources()
         fleet = with_installed(found.fleet, self.machine)
-        fleet.check_sources()
         if fleet.workers != self.fleet.workers:
             log.warning("other workers are used after a restart of the server only")
         self._warn_of_server(found.server)

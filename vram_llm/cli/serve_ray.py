@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vram_llm.cli import terminal
-from vram_llm.cli.fleet_config import ConfiguredFleet, read_serve
+from vram_llm.cli.fleet_config import INSTALLED, ConfiguredFleet, read_serve
 from vram_llm.cli.plan_options import PlanOptions
 from vram_llm.cli.server_log import set_up_log
 from vram_llm.errors import BadConfig
@@ -84,6 +84,14 @@ def _checked(fleet: ConfiguredFleet | None, options: PlanOptions) -> ConfiguredF
     """Raises UsageError for a command line, BadConfig for a file that a cluster cannot serve."""
     if fleet is None:
         raise click.UsageError("--ray serves named models: give NAME=MODEL, or --config FILE with models:")
+    for model in fleet.spec.models:
+        if model.source == INSTALLED:
+            raise BadConfig(
+                f"{fleet.places[model.name]}: each node has other models on its disk; with --ray name the "
+                f"models in place of `source: {INSTALLED}`"
+            )
+    if fleet.spec.together or fleet.spec.apart:
+        raise BadConfig("with --ray all models are loaded at the start, each where it fits: leave groups: out")
     if fleet.workers:
         raise BadConfig(f"{fleet.workers[0].place}: RPC workers are not used with --ray: leave workers: out")
     if options.rpc or options.gpus:

@@ -106,6 +106,10 @@ def _delete_application(app: str) -> None:
 @contextlib.asynccontextmanager
 async def _alone_on_node() -> AsyncIterator[None]:
     """One replica at a time plans and loads on a node, so that each sees the memory that the others take."""
-    with _LOCK.open("w") as file:
+    # the folder is everybody's: a link that another user has put there is not followed, and nothing is cut
+    file = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
         await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(file)
