@@ -120,7 +120,7 @@ class SshTunnel:
         worker = self.worker
         command = [*_client(), "-T", "-a", "-x", *(part for option in _OPTIONS for part in ("-o", option))]
         command += ["-L", f"{self.endpoint}:{worker.address}"]
-        far = [str(worker.ssh), _WORKER.format(address=worker.address)]
+        far = [str(worker.ssh), _WORKER.format(address=shlex.quote(worker.address))]
         command += far if self._starts_worker else ["-N", str(worker.ssh)]
         process = subprocess.Popen(
             [sys.executable, "-m", "vram_llm.parent_death", *command],
