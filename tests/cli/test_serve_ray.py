@@ -22,7 +22,10 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--ray", "local", "a={model}", "--rpc", "127.0.0.1:1"), "leave --rpc and --gpus out"),
         (("--ray", "10.0.0.1:6379", "a={model}", "--port", "0"), "pip install 'vram-llm[ray]'"),
         (("--ray", "local", "--config", "{folder}/groups.yaml"), "leave groups: out"),
-        (("--ray", "local", "--config", "{folder}/all.yaml"), "all.yaml:2: each node has other models on its"),
+        (
+            ("--ray", "local", "--config", "{folder}/all.yaml"),
+            "all.yaml:2: each node has other models on",
+        ),
     ],
 )
 def test_a_command_line_that_cannot_be_served(
@@ -30,9 +33,7 @@ def test_a_command_line_that_cannot_be_served(
 ) -> None:
     (tmp_path / "all.yaml").write_text("models:\n  - source: installed\n")
     entries = "".join(f"  - {{name: {name}, source: {tiny_model}}}\n" for name in "ab")
-    (tmp_path / "groups.yaml").write_text(
-        f"models:\n{entries}groups:\n  - {{models: [a, b], apart: true}}\n"
-    )
+    (tmp_path / "groups.yaml").write_text(f"models:\n{entries}groups:\n  - {{models: [a, b], apart: true}}\n")
     words = (argument.format(model=tiny_model, folder=tmp_path) for argument in arguments)
     result = run_here("serve", *words)
     assert result.returncode != 0

@@ -91,7 +91,7 @@ def _checked(fleet: ConfiguredFleet | None, options: PlanOptions) -> ConfiguredF
                 f"models in place of `source: {INSTALLED}`"
             )
     if fleet.spec.together or fleet.spec.apart:
-        raise BadConfig("with --ray all models are loaded at the start, each where it fits: leave groups: out")
+        raise BadConfig("with --ray all models are loaded at the start, where each fits: leave groups: out")
     if fleet.workers:
         raise BadConfig(f"{fleet.workers[0].place}: RPC workers are not used with --ray: leave workers: out")
     if options.rpc or options.gpus:

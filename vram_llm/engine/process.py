@@ -56,7 +56,7 @@ class ProcessStarter:
 class SpareProcess(ProcessStarter):
     """Starts each process in advance: Python and llama.cpp's libraries take longer than many a model.
 
-    The spare one holds no memory on any device. Use from one event loop.
+    The spare one opens no device before its load. Use from one event loop.
     """
 
     def __init__(self, log: logging.Logger) -> None:

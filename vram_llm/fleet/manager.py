@@ -134,8 +134,9 @@ class Fleet:
     async def lease(self, model: str) -> AsyncIterator[Engine]:
         """A model's engine, which has loaded and is not unloaded within the block.
 
-        While it is started again after a death, it holds requests. A model that is not resident is loaded. Raises UnknownModel, Overloaded if the wait would be too
-        long, and the error of a load that fails (EngineDied, DoesNotFit and ModelRefused among them).
+        While it is started again after a death, it holds requests. A model that is not resident is loaded.
+        Raises UnknownModel, Overloaded if the wait would be too long, and the error of a load that fails
+        (EngineDied, DoesNotFit and ModelRefused among them).
         """
         tenant = self._find(model)
         lease = await self._enter(tenant)

@@ -76,7 +76,7 @@ class Residents:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(self._end_engine(tenant) for tenant in self.tenants.values()))
+        await asyncio.gather(*(_end_engine(tenant) for tenant in self.tenants.values()))
         for tenant in self.tenants.values():
             tenant.phase = Phase.ABSENT
             self._tell(tenant)
@@ -186,7 +186,7 @@ class Residents:
 
     async def _fail(self, tenant: Tenant, error: VramLLMError) -> None:
         log.error("%s was not loaded: %s", tenant.name, error)
-        await self._end_engine(tenant)
+        await _end_engine(tenant)
         tenant.note_failed(error, time.monotonic())
         self._forget_if_gone(tenant)
 
@@ -203,17 +203,10 @@ class Residents:
                 self.advance()
 
     async def _stop(self, tenant: Tenant) -> None:
-        await self._end_engine(tenant)
+        await _end_engine(tenant)
         tenant.note_gone()
         self._forget_if_gone(tenant)
         self.advance()
-
-    async def _end_engine(self, tenant: Tenant) -> None:
-        try:
-            if tenant.engine is not None:
-                await tenant.engine.stop()
-        except Exception:  # of many kinds, as from Ray: the model must not be unloaded for ever
-            log.exception("the end of the engine of %s failed", tenant.name)
 
     def _forget_if_gone(self, tenant: Tenant) -> None:
         if tenant.is_gone:
@@ -254,3 +247,11 @@ class Residents:
             )
         )
         self._on_change(snapshot)
+
+
+async def _end_engine(tenant: Tenant) -> None:
+    try:
+        if tenant.engine is not None:
+            await tenant.engine.stop()
+    except Exception:  # of many kinds, as from Ray: the model must not be unloaded for ever
+        log.exception("the end of the engine of %s failed", tenant.name)

@@ -96,7 +96,7 @@ def plan_cluster(cluster: "RayCluster", spec: "FleetSpec", before: "FleetPlan | 
 def needs_of(
     plan: "FleetPlan", configs: "Mapping[str, ServerConfig]", n_nodes: int
 ) -> "dict[str, ModelNeeds]":
-    """What Ray has to know of each model, by its name."""
+    """The needs of each model for Ray, by its name."""
     from vram_llm.fleet.ray.deployments import ModelNeeds
     from vram_llm.fleet.ray.placement import most_per_node, resources_of
 
