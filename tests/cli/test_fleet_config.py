@@ -130,10 +130,9 @@ MISTAKES = {
     TWO
     + "groups:\n  - models: [a, c]\n    apart: true": "FILE:6: there is no model c in this file; there are",
     TWO + "groups:\n  - models: [a, b]": (
-        "FILE:6: a group of groups has `together: true` or `apart: true`, and this one has neither"
+        "FILE:6: a group has `together: true` or `apart: true`, and this one has neither"
     ),
-    TWO
-    + "groups:\n  - {models: [a, b], apart: true, together: true}": "FILE:6: a group of groups has `together",
+    TWO + "groups:\n  - {models: [a, b], apart: true, together: true}": "FILE:6: a group has `together",
     TWO + "groups:\n  - models: [a, b]\n    apart: often": "FILE:7: apart is true or false, not 'often'",
     TWO + "groups:\n  - models: [a, a]\n    apart: true": "FILE:6: a is here twice",
     TWO + "groups:\n  - models: [a]\n    apart: true": "FILE:6: a group has two models or more",

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vram_llm.cli.config_file import ConfigEntry, ConfigObject, is_true
-from vram_llm.cli.configured_command import GROUPS, nearest_key
+from vram_llm.cli.configured_command import nearest_key
 from vram_llm.errors import BadConfig
 from vram_llm.planner.fleet.types import FleetModelSpec
 
@@ -95,7 +95,7 @@ def _is_apart(one: ConfigObject, entries: dict[str, ConfigEntry]) -> bool:
     if len(asked) != 1:
         both = "both" if asked else "neither"
         raise BadConfig(
-            f"{one.place}: a group of {GROUPS} has `together: true` or `apart: true`, and this one has {both}"
+            f"{one.place}: a group has `together: true` or `apart: true`, and this one has {both}"
         )
     return asked == ["apart"]
 
