@@ -199,6 +199,15 @@ async def test_orders(plan: FleetPlan) -> None:
         assert states(fleet)["b"] is RESIDENT
 
 
+async def test_an_order_to_load_that_waits_for_memory_is_taken_back(plan: FleetPlan) -> None:
+    async with running(plan, Engines()) as fleet, fleet.lease("a"), fleet.lease("b"):
+        order = asyncio.create_task(fleet.load("c"))
+        await until(lambda: states(fleet)["c"] is QUEUED, "queued")
+        await soon(fleet.unload("c"))
+        await soon(order)
+        assert states(fleet) == {"a": RESIDENT, "b": RESIDENT, "c": UNLOADED}
+
+
 async def test_a_time_to_live(plan_on_cpu: PlanOnCpu) -> None:
     plan = fleet_plan(packed("a", plan_on_cpu(), ttl_s=0.1), budget=1)
     async with running(plan, Engines()) as fleet:

@@ -84,6 +84,15 @@ async def test_orders(client: httpx.AsyncClient, served: FleetUnderTest) -> None
     assert served.fleet.orders[1:] == [("load", "chat"), ("sleep", None)]
 
 
+async def test_an_order_to_load_that_waits_is_taken_back(
+    client: httpx.AsyncClient, served: FleetUnderTest
+) -> None:
+    served.fleet.states["coder"] = ModelState.QUEUED
+    reply = await client.post("/models/unload", json={"model": "coder"})
+    assert (reply.status_code, reply.json()) == (200, {"success": True})
+    await until(lambda: served.fleet.orders == [("unload", "coder")], "an order")
+
+
 async def test_orders_need_an_operator(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     keys = {scope: add_key(path, scope.value, (scope,)) for scope in KeyScope}

@@ -23,6 +23,7 @@ from vram_llm.server.read_body import read_fields
 
 log = logging.getLogger("vram_llm.fleet")
 _RUNNING = frozenset({ModelState.LOADING, ModelState.RESIDENT})
+_UNLOADABLE = _RUNNING | {ModelState.QUEUED}  # an order to load that waits for memory can be taken back
 
 
 class OrderFields(Fields):
@@ -71,7 +72,7 @@ def orders_router(fleet: ServedFleet, models: RoutedModels, reloader: Reloader) 
     async def unload(http: Request) -> OrderReply:
         reloader.check_allowed()
         name = meant((await read_fields(OrderFields, http)).model)
-        if fleet.snapshot(name).state not in _RUNNING:
+        if fleet.snapshot(name).state not in _UNLOADABLE:
             raise RequestError(f"The model '{name}' is not running", "model")
         return begin(fleet.unload(name), name)
 
