@@ -149,7 +149,9 @@ def test_so_many_replicas_as_asked_for(profiles: Mapping[str, ModelProfile]) -> 
     two = dataclasses.replace(_model("middle"), replicas=2)
     packing, _, _ = _packed(FleetSpec(models=(two,)), _rig(8, 8, 8), profiles)
     assert len(set(_devices(packing, "middle"))) == 2
-    with pytest.raises(DoesNotFit, match="3 copies of middle can never be loaded at the same time: 2 fit"):
+    with pytest.raises(
+        DoesNotFit, match="can never be loaded at the same time: 2 fit, each on devices of its own"
+    ):
         _packed(FleetSpec(models=(dataclasses.replace(two, replicas=3),)), _rig(8, 8), profiles)
 
 

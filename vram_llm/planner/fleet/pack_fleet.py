@@ -78,7 +78,8 @@ def _models(
         if not layouts:
             most = max(n for n in range(model.replicas or 1) if n == 0 or _alone(own, n, limits))
             raise DoesNotFit(
-                f"{model.replicas} copies of {model.name} can never be loaded at the same time: {most} fit; "
+                f"{model.replicas} copies of {model.name} can never be loaded at the same time: "
+                f"{most} fit{'s' * (most == 1)}, each on devices of its own; "
                 f"ask for --replicas {max(most, 1)}, or for a shorter context"
             )
         found.append(ModelToPack.of(model, layouts))
