@@ -26,6 +26,7 @@
     ├── BadTraceSettings        64   OTEL_ variables that ask for another way of sending traces
     ├── ModelRefused            31   llama.cpp does not load this model, or not with these options
     ├── EngineDied              32   the engine process ended while it was needed
+    │   ├── AnswerCutOff        --   it had begun an answer that another engine cannot continue
     │   └── ModelChanged        --   its model's file was replaced while a request waited
     ├── NotBuilt                33   this build of llama.cpp lacks what was asked for, or this is Windows
     │   └── MissingExtra        33   an optional package is not installed
@@ -267,6 +268,10 @@ class EngineDied(VramLLMError):
     """The engine process ended while it was needed."""
 
     exit_code = 32
+
+
+class AnswerCutOff(EngineDied):
+    """The engine died after it had begun an answer, which another engine cannot continue."""
 
 
 class ModelChanged(EngineDied):

@@ -7,7 +7,7 @@ import pytest
 from vram_llm.engine import wire
 from vram_llm.engine.in_flight import HandedOver, RequestsInFlight
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Request, SamplingParams, TokenEvent
-from vram_llm.errors import EngineDied, PoisonRequest, RequestCancelled, RequestTimeout
+from vram_llm.errors import AnswerCutOff, EngineDied, PoisonRequest, RequestCancelled, RequestTimeout
 
 FAILURE = EngineDied("signal 9")
 DRAWN = SamplingParams()
@@ -245,7 +245,7 @@ def test_a_death_hands_requests_over_where_others_take_them() -> None:
     recorder.requests.hands_over = lambda: True
     recorder.die()
     ends = {name: got[-1] for name, got in recorder.got.items()}
-    assert [type(end) for end in ends.values()] == [HandedOver, HandedOver, EngineDied, HandedOver]
+    assert [type(end) for end in ends.values()] == [HandedOver, HandedOver, AnswerCutOff, HandedOver]
     assert [(ends[i].written, ends[i].n_deaths) for i in ("a", "waits", "whole")] == [
         ((), 1),
         ((), 0),

@@ -1,4 +1,4 @@
-"""Requests that end because the model changed are handled once more, if nothing of their answer is sent.
+"""Requests that end because the model changed, or the engine died, are handled once more if nothing is sent.
 
 tests/engine/test_changed_files.py replaces the file of a real engine.
 """
@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from tests.server.fake_engine import FakeEngine, Script, Step, says
-from vram_llm.engine.request import Request
-from vram_llm.errors import ModelChanged
+from vram_llm.engine.request import Request, TokenEvent
+from vram_llm.errors import AnswerCutOff, ModelChanged
 from vram_llm.server import replay
 
 CHANGED = ModelChanged("model.gguf holds another model now; send the request again")
@@ -36,6 +36,21 @@ async def test_the_new_model_answers(client: httpx.AsyncClient, engine: FakeEngi
     answer = await ask(client, stream=stream)
     assert answer.status_code == 200
     assert "Hel" in answer.text
+
+
+async def test_a_stream_of_which_only_half_a_character_is_there_begins_again(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    died = [AnswerCutOff("the engine process died after it had begun this answer")]
+
+    def script(request: Request) -> list[Step]:
+        half = TokenEvent(id=request.id, text="", token_ids=(1,), prompt_tokens=3)
+        return [half, died.pop()] if died else list(says("Hel", "lo")(request))
+
+    engine.script = script
+    answer = await client.post("/v1/completions", json={"prompt": "Say hello", "stream": True})
+    assert answer.status_code == 200
+    assert (answer.text.count("Hel"), died) == (1, [])
 
 
 async def test_it_does_so_once(client: httpx.AsyncClient, engine: FakeEngine) -> None:

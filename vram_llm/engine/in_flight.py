@@ -17,7 +17,14 @@ from typing import Any
 
 from vram_llm.engine import wire
 from vram_llm.engine.request import FinishReason, TokenEvent
-from vram_llm.errors import EngineDied, PoisonRequest, RequestCancelled, RequestTimeout, VramLLMError
+from vram_llm.errors import (
+    AnswerCutOff,
+    EngineDied,
+    PoisonRequest,
+    RequestCancelled,
+    RequestTimeout,
+    VramLLMError,
+)
 
 MAX_DEATHS = 2  # of engines that worked on a request; it is then refused
 _MOST_DIGITS = 5  # of a sequence's number
@@ -287,7 +294,7 @@ def _end_of(request: RequestInFlight, failure: VramLLMError) -> VramLLMError | N
         )
     if request.can_resume:
         return None
-    return EngineDied(
+    return AnswerCutOff(
         f"the engine process died ({failure}) after it had begun this answer; only answers with a seed "
         "or at temperature 0 are continued, so send the request again"
     )

@@ -1,17 +1,23 @@
-"""Requests that waited while their model's file was replaced by another model are answered by that one."""
+"""Requests of whose answer nothing was sent are handled once more after the engine's end.
+
+Most requests go to the next engine by themselves (engine/in_flight.py). Two kinds come here: the model's file
+was replaced by another model while they waited, or the engine had begun a stream whose first bytes were held
+back, such as half of a character.
+"""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vram_llm.errors import ModelChanged
+from vram_llm.errors import AnswerCutOff, ModelChanged
 
+REPLAYED = (AnswerCutOff, ModelChanged)
 _MOST_BYTES = 1 << 20  # of a body that is kept to be read again
 
 
 class ReplayMiddleware:
-    """ASGI middleware. A request that ends with ModelChanged before its answer began is handled once more.
+    """ASGI middleware. A request that ends with one of REPLAYED before its answer began is handled once more.
 
-    It then has the template and the tokens of the new model. Larger bodies than 1 MiB are not kept: their
-    requests end with the error.
+    After ModelChanged it has the template and the tokens of the new model. Bodies over 1 MiB are not kept:
+    their requests end with the error.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -30,7 +36,7 @@ class ReplayMiddleware:
 
         try:
             await self._app(dict(scope), body.receive, noting_send)
-        except ModelChanged:
+        except REPLAYED:
             if has_begun or not body.is_kept:
                 raise
             await self._app(dict(scope), body.receive_again, send)

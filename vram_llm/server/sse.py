@@ -16,9 +16,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from vram_llm.engine.request import TokenEvent
-from vram_llm.errors import ModelChanged, VramLLMError
+from vram_llm.errors import VramLLMError
 from vram_llm.server.errors import error_body, error_response
 from vram_llm.server.generation import cancel_and_wait, while_connected
+from vram_llm.server.replay import REPLAYED
 from vram_llm.server.replies import ReplyHead, UsageCounter
 from vram_llm.server.request_record import note_error, record_of_request
 from vram_llm.server.schemas import GenerationFields
@@ -227,7 +228,7 @@ class EventStream(Response, Generic[Item]):
                 await asyncio.wait({first}, timeout=self._ping_interval_s)
                 if first.done() and (error := first.exception()) is not None:  # it gets its own status
                     assert isinstance(error, Exception)
-                    if isinstance(error, ModelChanged):
+                    if isinstance(error, REPLAYED):
                         raise error
                     _log(error)
                     await self._refuse(error)(scope, receive, send)

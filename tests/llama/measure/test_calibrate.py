@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -70,9 +71,12 @@ def test_the_host_and_a_worker(workers: tuple[str, ...]) -> None:
 
     after = detection.detect(rpc=workers[:1])
     assert after.host.speed == host.speed
-    assert after.devices[-1].speed == worker.speed
-    assert after.devices[-1].link == worker.link
-    assert after.devices[-1].speed.read_bytes_per_s.source is Source.MEASURED
+    again = after.devices[-1].speed
+    assert again is not None
+    assert again.read_bytes_per_s.source is Source.MEASURED
+    # the link is measured again: on a busy computer it may have become slower
+    measured = worker.speed
+    assert replace(again, step_overhead_s=measured.step_overhead_s, split_s=measured.split_s) == measured
 
     assert set(calibration_store.forget([workers[0]])) == {workers[0]}
     assert detection.detect(rpc=workers[:1]).devices[-1].speed is None
