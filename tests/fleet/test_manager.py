@@ -160,6 +160,20 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_is_tried_again_later(p
         await leased(fleet, "a")
 
 
+async def test_a_load_whose_engine_dies_is_done_once_more(plan: FleetPlan) -> None:
+    engines = Engines()
+    async with running(plan, engines) as fleet:
+        engines.hold.add("c")
+        engines.refusals["c"] = EngineDied("signal 9")
+        waiting = asyncio.create_task(leased(fleet, "c"))
+        await until(lambda: len(engines.made) == 3, "begun")
+        engines.hold.clear()
+        engines.refusals.clear()
+        engines.latest("c").may_load.set()
+        await soon(waiting)
+        assert [engine._model_name for engine in engines.made] == ["a", "b", "c", "c"]
+
+
 async def test_an_engine_that_is_not_started_again_is_loaded_for_the_next_request(plan: FleetPlan) -> None:
     engines = Engines()
     async with running(plan, engines) as fleet:

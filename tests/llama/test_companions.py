@@ -210,7 +210,11 @@ def test_on_a_device_the_model_leaves_idle_it_holds_what_was_planned(rig: Machin
     path = write_llama(tmp_path / "model.gguf", n_ff=(256,) * 6)
     small = write_llama(tmp_path / "draft.gguf", n_ff=(96,) * 2)
     wish = Workload(n_ctx=512, parallel=4, reserve_bytes=0, use_mmap=False, draft=str(small))
-    plan = planning.plan(str(path), with_speeds(rig, speed(10), speed(90), speed(30)), wish)
+    no_links = tuple(
+        replace(device, link=None) for device in rig.devices
+    )  # measured ones differ between runs
+    uneven = with_speeds(replace(rig, devices=no_links), speed(10), speed(90), speed(30))
+    plan = planning.plan(str(path), uneven, wish)
     (companion,) = of_kind(plan, CompanionKind.DRAFT)
     assert (plan.placement.device_order, companion.device) == (("RPC1",), "RPC2")
     certificate = verification.verify(plan)

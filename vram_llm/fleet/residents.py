@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from vram_llm.engine.engine_protocol import Engine
@@ -151,14 +151,12 @@ class Residents:
 
     async def _load(self, tenant: Tenant) -> None:
         try:
-            async with contextlib.AsyncExitStack() as stack:
-                for device_id in sorted(tenant.packed.uses.keys() - {HOST}):  # its free bytes are one load's
-                    await stack.enter_async_context(self._device_locks[device_id])
-                tenant.began_at = time.monotonic()
-                tenant.take(await self._load_plans.packed_now(tenant.packed, self._other_plans(tenant)))
-                tenant.engine = self._make_engine(tenant.plans, tenant.name, self._on_engine_state(tenant))
-                tenant.engine.start()
-                tenant.info = await tenant.engine.ready()
+            try:
+                await self._load_once(tenant)
+            except EngineDied as error:  # the requests that wait outlive one death
+                log.warning("%s is loaded once more: %s", tenant.name, error)
+                await _end_engine(tenant)
+                await self._load_once(tenant)
         except VramLLMError as error:
             await self._fail(tenant, error)
         except Exception as error:  # a bug must not leave requests waiting for ever
@@ -169,13 +167,17 @@ class Residents:
             self._run(self._watch(tenant))
         self.advance()
 
-    def _other_plans(self, tenant: Tenant) -> tuple[Plan, ...]:
-        return tuple(
-            plan
-            for other in self.tenants.values()
-            if other is not tenant and other.phase not in (Phase.ABSENT, Phase.STOPPING)
-            for plan in other.plans
-        )
+    async def _load_once(self, tenant: Tenant) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for device_id in sorted(tenant.packed.uses.keys() - {HOST}):  # its free bytes are one load's
+                await stack.enter_async_context(self._device_locks[device_id])
+            tenant.began_at = time.monotonic()
+            tenant.take(
+                await self._load_plans.packed_now(tenant.packed, _plans_beside(tenant, self.tenants.values()))
+            )
+            tenant.engine = self._make_engine(tenant.plans, tenant.name, self._on_engine_state(tenant))
+            tenant.engine.start()
+            tenant.info = await tenant.engine.ready()
 
     def _on_engine_state(self, tenant: Tenant) -> Callable[[Engine], None]:
         def on_state(_: Engine) -> None:
@@ -247,6 +249,16 @@ class Residents:
             )
         )
         self._on_change(snapshot)
+
+
+def _plans_beside(tenant: Tenant, tenants: Iterable[Tenant]) -> tuple[Plan, ...]:
+    """The plans of the other models that hold memory."""
+    return tuple(
+        plan
+        for other in tenants
+        if other is not tenant and other.phase not in (Phase.ABSENT, Phase.STOPPING)
+        for plan in other.plans
+    )
 
 
 async def _end_engine(tenant: Tenant) -> None:
