@@ -1,6 +1,6 @@
 """What an API key notices of others: time to the first token, a flood; and whether Retry-After comes true.
 
-    python -m bench.keys [--parts timing flood retry] [--rounds 40] [--answers 20] [--model FILE]
+    python -m bench.keys [--parts timing flood retry] [--rounds 40] [--answers 20] [--polite] [--model FILE]
 
 Everything runs over HTTP on one server with keys of a file; the model is a ~120M-parameter llama at Q8_0.
 
@@ -9,6 +9,8 @@ Everything runs over HTTP on one server with keys of a file; the model is a ~120
 - flood: nine keys stream all the time. In every other period a tenth key keeps a hundred requests in flight.
   The figure is the nine keys' tokens per second of the engine's processor time with the flood, over that
   without: other programs change it little. The engine has one thread, which does not wait for another.
+  A tenth key takes a tenth from the others even if it does not flood: with --polite it has one request in
+  flight in the other periods.
 - retry: a key with two answers in flight at most is refused now and then. The figure is the time until a
   request is taken, over the promised one.
 """
@@ -101,10 +103,9 @@ async def _answered(streams: dict[str, list[Stream]], n: int) -> None:
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
-async def _period(port: int, keys: Keys, answers: int, prompts: Prompts, *, flooded: bool) -> list[float]:
-    """Tokens of each of the nine keys and of the flood, per second of the engine's processor time."""
+async def _period(port: int, keys: Keys, answers: int, prompts: Prompts, n_flood: int) -> list[float]:
+    """Tokens of each of the nine keys and of the tenth, per second of the engine's processor time."""
     streams: dict[str, list[Stream]] = {name: [] for name in (*NINE, FLOOD)}
-    n_flood = _N_FLOOD if flooded else 0
     flood = [_ask_on(port, keys[FLOOD], prompts, streams[FLOOD]) for _ in range(n_flood)]
     nine = [_ask_on(port, keys[name], prompts, streams[name]) for name in NINE]
     tasks = [asyncio.create_task(work) for work in (*flood, *nine)]
@@ -121,14 +122,14 @@ async def _period(port: int, keys: Keys, answers: int, prompts: Prompts, *, floo
     return [count / cpu_s for count in counts]
 
 
-async def flood(port: int, keys: Keys, periods: int, answers: int, prompts: Prompts) -> None:
-    """Print the nine keys' tokens per second with and without the flood."""
+async def flood(port: int, keys: Keys, periods: int, answers: int, prompts: Prompts, n_polite: int) -> None:
+    """Print the nine keys' tokens per second with and without the flood, and with `n_polite` in its place."""
     totals: dict[bool, list[float]] = {False: [], True: []}
     spreads: list[float] = []
     shares: list[float] = []
     for i in range(2 * periods):
         flooded = i % 4 in (1, 2)  # without, with, with, without: the machine's drift counts for both
-        rates = await _period(port, keys, answers, prompts, flooded=flooded)
+        rates = await _period(port, keys, answers, prompts, _N_FLOOD if flooded else n_polite)
         *nine, of_flood = rates
         totals[flooded].append(sum(nine))
         spreads.append(min(nine) / max(nine))
@@ -189,12 +190,14 @@ def _make_keys(path: Path) -> Keys:
     }
 
 
-async def _measure(port: int, keys: Keys, parts: Sequence[str], rounds: int, answers: int) -> None:
+async def _measure(
+    port: int, keys: Keys, parts: Sequence[str], rounds: int, answers: int, n_polite: int
+) -> None:
     prompts = Prompts()
     if "timing" in parts:
         await timing(port, keys, rounds, prompts)
     if "flood" in parts:
-        await flood(port, keys, max(rounds // 10, 1), answers, prompts)
+        await flood(port, keys, max(rounds // 10, 1), answers, prompts, n_polite)
     if "retry" in parts:
         await retry(port, keys, max(rounds // 2, 2), prompts)
 
@@ -208,6 +211,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--answers", type=int, default=20, help="of each key in a period of the flood")
+    parser.add_argument("--polite", action="store_true", help="the tenth key asks one by one between floods")
     parser.add_argument("--parallel", type=int, default=16)
     parser.add_argument("--model", type=Path)
     args = parser.parse_args()
@@ -219,7 +223,7 @@ def main() -> None:
         more = ("--keys-file", str(folder / "keys.json"), "--threads", "1")
         line = ours(model, port, n_ctx=16384, parallel=args.parallel, more=more)
         with running(line, port, folder / "log"):
-            asyncio.run(_measure(port, keys, args.parts, args.rounds, args.answers))
+            asyncio.run(_measure(port, keys, args.parts, args.rounds, args.answers, int(args.polite)))
 
 
 if __name__ == "__main__":
