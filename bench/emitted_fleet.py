@@ -110,7 +110,7 @@ def _await(client: httpx.Client) -> None:
                 return
         except httpx.TransportError:
             pass
-        time.sleep(0.2)
+        time.sleep(0.2)  # between two looks
     raise TimeoutError("llama-server does not answer")
 
 

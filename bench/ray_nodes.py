@@ -92,7 +92,7 @@ def await_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(f"{url}/health", timeout=5).status_code == 200:
                 return
-        time.sleep(0.2)
+        time.sleep(0.2)  # between two looks
     raise SystemExit(f"{url} does not come up:\n{log.read_text(errors='replace')[-3000:]}")
 
 
@@ -176,7 +176,7 @@ def cpu_share(seconds: float) -> float:
         return found
 
     before = total()
-    time.sleep(seconds)
+    time.sleep(seconds)  # the time that is measured
     return (total() - before) / seconds
 
 
@@ -207,7 +207,7 @@ async def rolling_update(cluster: Cluster, folder: Path) -> None:
     """Another replica for the first model, another context for the second, while both stream."""
     before = {model: served_lines(cluster.log, model) for model in MODELS}
     streams = [asyncio.create_task(answer(cluster.url, model, "go on", 1500)) for model in MODELS]
-    await asyncio.sleep(1)
+    await asyncio.sleep(1)  # both streams have begun
     fleet_file(folder, replicas=2, n_ctx=4096)
     began = time.monotonic()
     cluster.process.send_signal(signal.SIGHUP)
@@ -215,7 +215,7 @@ async def rolling_update(cluster: Cluster, folder: Path) -> None:
     later = await answer(cluster.url, MODELS[1], "after the update", 8)
     wanted = {model: n + (2 if model == MODELS[0] else 1) for model, n in before.items()}
     while any(served_lines(cluster.log, model) < n for model, n in wanted.items()):
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # between two looks
     print(
         f"\nrolling update: {time.monotonic() - began:.1f} s until all replicas are new; streams had "
         f"{counts} tokens of 1500, a request meanwhile {later.n_tokens} of 8"

@@ -160,7 +160,7 @@ async def prefixes(alone: EngineClient, replicas: ReplicaSet, n_groups: int, n_o
 
 
 async def answered(ask: Ask, requests: Sequence[Request], n_in_flight: int) -> tuple[list[TokenEvent], float]:
-    """Answer all requests, so many at once. Returns the last event of each, and the seconds of all."""
+    """Answer all requests, `n_in_flight` at once. Returns the last event of each, and the seconds of all."""
     queue, found = iter(requests), list[TokenEvent]()
 
     async def work() -> None:

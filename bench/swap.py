@@ -53,7 +53,7 @@ from vram_llm.workflows.fleet_planning import plan_fleet
 NAMES = ("chat", "coder", "writer")
 _RESIDENT = 2
 _PAUSE_S = 4.0  # between requests of a server, of which none follows another at once
-_EXACT = Workload(  # an answer then does not depend on the requests beside it
+_EXACT = Workload(  # an answer is the same whichever requests share its batch
     n_ctx=4096, parallel=8, n_threads=1, reserve_bytes=0, flash_attn=FlashAttention.OFF,
     kv_type_k="f32", kv_type_v="f32", serving=Serving(slots_ram_bytes=0),
 )  # fmt: skip
@@ -143,7 +143,7 @@ async def _read_memory(fleet: Fleet, watch: Watch) -> None:
             with suppress(psutil.Error):
                 used += psutil.Process(pid).memory_full_info().pss if pid is not None else 0
         watch.peak_bytes = max(watch.peak_bytes, used)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # between two readings
 
 
 async def tokens_of(
@@ -183,7 +183,7 @@ async def under_load(files: dict[str, Path], n_requests: int, n_clients: int) ->
                 began = time.perf_counter()
                 try:
                     answer = await tokens_of(fleet, name, f"r{i}", lengths[i], order)
-                except Exception as error:
+                except Exception as error:  # of any kind: it is counted as lost
                     outcomes[f"lost ({error})"] += 1
                     continue
                 waits.append(answer[0][1] - began)
@@ -210,7 +210,7 @@ async def under_load(files: dict[str, Path], n_requests: int, n_clients: int) ->
     )
 
 
-# -- beside llama-server ---------------------------------------------------------------------------
+# -- against llama-server ---------------------------------------------------------------------------
 
 
 def swap_times(files: dict[str, Path], folder: Path, rounds: int, threads: int) -> None:
@@ -236,7 +236,7 @@ def swap_times(files: dict[str, Path], folder: Path, rounds: int, threads: int) 
                 stream = asyncio.run(complete(ports[server], [1, 50, 60], 8, model=name))
                 if i >= len(NAMES):  # the first round loads from the disk
                     times[server].append(stream.ttft_s)
-                time.sleep(_PAUSE_S)
+                time.sleep(_PAUSE_S)  # so that no request follows another at once
     print_swap_times(times)
 
 
@@ -265,7 +265,7 @@ async def under_kills(files: dict[str, Path], rounds: int) -> None:
             streams = [
                 asyncio.create_task(tokens_of(fleet, NAMES[0], f"s{i}-{j}", 700, [])) for j in range(2)
             ]
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.3)  # both streams have begun
             if kills:
                 engine = fleet.engine(NAMES[1])
                 assert isinstance(engine, EngineClient)

@@ -206,7 +206,7 @@ MODEL_KEYS = sorted({key_of(option) for option in model_options().values()} & se
 def test_a_key_of_a_model_is_the_flag(
     key: str, data: st.DataObject, files: dict[str, str], folder: Path
 ) -> None:
-    """Neither the entry of another model nor options beside `models` change that."""
+    """Another model's entry does not change that, nor do options at the top level."""
     several = st.lists(st.sampled_from(MODEL_KEYS), min_size=2, max_size=8, unique=True)
     args: list[str] = []
     entry: dict[str, Any] = {"source": "a.gguf"}

@@ -79,7 +79,7 @@ async def test_leases_hold_a_model_and_later_requests_for_it_wait(plan: FleetPla
             waiting = asyncio.create_task(leased(fleet, "c"))
             await until(lambda: states(fleet)["a"] is ModelState.UNLOADING, "a drain")
             late = asyncio.create_task(leased(fleet, "a"))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # it must still wait: longer here would only make it surer
             assert not waiting.done()
             assert not late.done()
             assert engine.state == "ready"
@@ -202,7 +202,7 @@ async def test_orders(plan: FleetPlan) -> None:
     async with running(plan, Engines()) as fleet:
         async with fleet.lease("a"):
             order = asyncio.create_task(fleet.unload("a"))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # it must still wait: longer here would only make it surer
             assert not order.done()
         await soon(order)
         assert states(fleet) == {"a": UNLOADED, "b": RESIDENT, "c": UNLOADED}

@@ -51,7 +51,7 @@ APP = "vram-llm-{token}-m"
 
 
 def plan_here(spec: FleetModelSpec, less: Less) -> Plan:
-    raise NotImplementedError
+    raise NotImplementedError  # nothing here plans
 
 
 @pytest.fixture

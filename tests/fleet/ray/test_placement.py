@@ -1,4 +1,4 @@
-"""The plan of a fleet on a cluster, of made plans; the resources that Ray is told."""
+"""The plan of a fleet on a cluster, from made plans; the resources that Ray schedules by."""
 
 from dataclasses import replace
 from typing import Any

@@ -365,8 +365,7 @@ def test_a_key_is_asked_for_once_and_stored_nowhere(watched: Watched) -> None:
     assert kept == ["", 0, 0]
 
 
-def test_the_engine_and_the_server_end_and_come_back(watched: Watched, served: Serving) -> None:
-    """The last test: it ends the server."""
+def test_the_engine_and_the_server_end_and_come_back(watched: Watched, served: Serving) -> None:  # the last
     from playwright.sync_api import TimeoutError as NotSeen  # not above: it takes a second to load
 
     page = watched.page
