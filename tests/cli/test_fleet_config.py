@@ -75,9 +75,11 @@ MISTAKES = {
         "FILE:3: there is no option colour; a model takes aliases, devices, min-residency, name, pin, "
     ),
     "models:\n  - source: a.gguf\n    port: 81": (
-        "FILE:3: port is an option of the whole server: write it beside models"
+        "FILE:3: port is an option of the whole server: write it at the top level"
     ),
-    "models:\n  - source: a.gguf\n    rpc: b:1": "FILE:3: rpc describes the machine: write it beside models;",
+    "models:\n  - source: a.gguf\n    rpc: b:1": (
+        "FILE:3: rpc describes the machine: write it at the top level;"
+    ),
     "models:\n  - model: a.gguf": "FILE:2: there is no option model of a model; write source",
     "models:\n  - source: a.gguf\n    served-model-name: b": "FILE:3: there is no option served-model-n",
     "models:\n  - source: a.gguf\n    no-mmap: true": "FILE:3: there is no option no-mmap; write mmap: false",

@@ -213,10 +213,10 @@ def _unknown(key: str, options: Mapping[str, click.Option], of_serve: Mapping[st
         return f"there is no option {key} of a model; write {_OTHER_NAMES[flag]}"
     if flag in {option.flag.removeprefix("--") for option in MACHINE_OPTIONS}:
         return (
-            f"{key} describes the machine: write it beside {MODELS}; devices and pin choose among its cards"
+            f"{key} describes the machine: write it at the top level; devices and pin choose among its cards"
         )
     if flag in of_serve:
-        return f"{key} is an option of the whole server: write it beside {MODELS}"
+        return f"{key} is an option of the whole server: write it at the top level"
     sentence = unknown_key(key, options)
     if ";" in sentence:
         return sentence

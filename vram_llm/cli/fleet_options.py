@@ -1,4 +1,4 @@
-"""Options that say how a model of a fleet lives beside the others: where, how long, how many copies."""
+"""Options for where a model of a fleet is placed among the others, for how long, and in how many copies."""
 
 import math
 from collections.abc import Callable

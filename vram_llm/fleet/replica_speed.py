@@ -1,7 +1,7 @@
 """The cost of a replica's steps: predicted by its plan, then measured by its engine's own counts.
 
 A step takes a fixed time, in which weights are read, and a time for each token. Both are fitted by least
-squares over the steps of the last seconds. Where all steps are alike, the two cannot be told apart: the
+squares over the steps of the last seconds. Where all steps are alike, the data do not separate the two: the
 prediction then says how the time is divided. Policy only: no clock.
 """
 
@@ -14,7 +14,7 @@ from vram_llm.planner.types import SpeedEstimate
 
 _MEMORY_S = 20.0  # of busy time
 _PRIOR_S = 0.05  # the weight of the prediction, as seconds that were observed
-_STEP_TOKENS = 8  # assumed: a step's fixed time is that of so many tokens
+_STEP_TOKENS = 8  # assumed: a step's fixed time equals the time of this number of tokens
 _ASSUMED = StepCost(_STEP_TOKENS * 1e-3, 1e-3)
 
 

@@ -2,7 +2,7 @@
 
 llama.cpp calls back before each layer. A thread asks the kernel for the weights of later layers, in the order
 of computation and around to the first layer of the next token, as long as they fit the memory that is left
-for them, and drops those of earlier layers. The kernel reads only so many bytes for one request
+for them, and drops those of earlier layers. The kernel limits the bytes of one request
 (force_page_cache_ra in mm/readahead.c): at least twice the usual 128 KiB of `read_ahead_kb`, since llama.cpp
 asks for sequential reading. Without dropping, the kernel would have to look for pages to drop, among those
 that stay, for each page that it reads.

@@ -21,7 +21,7 @@ from vram_llm.planner.disk.resident_weights import (
 from vram_llm.planner.types import Plan
 from vram_llm.units import MIB, format_bytes
 
-_BLOCK_BYTES = 2 * MIB  # the kernel caches files in blocks of up to so many bytes, and drops only whole ones
+_BLOCK_BYTES = 2 * MIB  # the kernel caches files in blocks of up to this size, and drops only whole ones
 _LOCK_BYTES = 16 * MIB
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 Buffer = bytes | bytearray | memoryview
 
-LEAST_BYTES = 4096  # shorter arrays are not kept; so many equal bytes show that an array is known
+LEAST_BYTES = 4096  # shorter arrays are not kept: their equality would show too little
 MAX_BYTES = 64 * 2**20  # of all arrays; further ones are not kept
 
 

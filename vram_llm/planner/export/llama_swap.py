@@ -21,8 +21,8 @@ _SLOWER = 4  # times the predicted load, before llama-swap gives a model up
 _LONGEST_VARIABLE = 8  # characters of a model's name in the matrix
 _OWN_FLAGS = frozenset({"--host", "--port"})
 _HEAD = (
-    "llama-swap -config FILE. Models that are listed together below fit together: planned beside each other",
-    "on this machine's devices.",
+    "llama-swap -config FILE. Models that are listed together below fit together: they are planned together",
+    "on the devices of this machine.",
 )
 
 

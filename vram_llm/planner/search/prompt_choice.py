@@ -12,7 +12,7 @@ Without copies the micro-batch keeps its default, because it gains nothing where
 
 The analytic meter compares, and an exact meter, if given, confirms. Nothing is chosen for a plan without
 weights of layers on the host, for embeddings, for weights that are read from the disk, or if the steps of all
-sequences together have so many rows that decoding would copy weights too.
+sequences together have 32 rows or more, for which decoding would copy weights too.
 """
 
 from collections.abc import Iterator
