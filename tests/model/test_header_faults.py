@@ -5,7 +5,7 @@ from pathlib import Path
 from bench.headers import MOST_BYTES, MOST_S, run_case
 from tests.model.header_faults import FAULTS, case
 
-N_CASES = 2000
+N_CASES = 500  # each fault is in nine of them or more
 
 
 def test_mutated_headers_are_read_or_refused_in_a_sentence() -> None:
