@@ -22,8 +22,9 @@ docs: setup
 clients: setup
 	@.venv/bin/python -m tests.clients $(NAMES)
 
-# Two nodes of Ray on this computer; Ray is installed into .venv-ray.
+# Two nodes of Ray on this computer, tested and measured; Ray is installed into .venv-ray.
 ray: setup
+	@.venv/bin/python -m bench.ray_environment pytest -q tests/fleet/ray
 	@.venv/bin/python -m bench.ray_nodes
 
 format: setup

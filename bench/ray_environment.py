@@ -1,7 +1,11 @@
-"""An environment with Ray: the checkout's own, and Ray in addition."""
+"""An environment with Ray: the checkout's own, and Ray in addition.
+
+python -m bench.ray_environment MODULE [ARGUMENTS] runs a module in it.
+"""
 
 import importlib.util
 import os
+import runpy
 import subprocess
 import sys
 import sysconfig
@@ -37,3 +41,14 @@ def _requirement() -> str:
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     return str(extras["ray"][0])
+
+
+def main() -> None:
+    """Run the module of the command line."""
+    enter()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -117,6 +117,14 @@ def serving(folder: Path, name: str, *arguments: str) -> Iterator[tuple[str, "su
             process.wait()
 
 
+def write_models(folder: Path) -> None:
+    """Write both models, of 20 MB each."""
+    from tools.random_model import write_llama
+
+    for i, model in enumerate(MODELS):
+        write_llama(folder / f"{model}.gguf", n_embd=512, n_ff=(1024,) * 8, n_head=8, n_head_kv=4, seed=i)
+
+
 def fleet_file(folder: Path, *, replicas: int, n_ctx: int) -> Path:
     """A fleet of both models; the first has `replicas`, the second `n_ctx`."""
     entries = (
@@ -142,8 +150,11 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def on_cluster(folder: Path) -> Iterator[Cluster]:
-    """Two nodes with a resource of memory each, and `serve --ray` on them."""
+def on_cluster(folder: Path, *, replicas: int = 1) -> Iterator[Cluster]:
+    """Two nodes with a resource of memory each, and `serve --ray` on them.
+
+    The first model has `replicas`, on a node each. All of it has ended after the block.
+    """
     from ray.cluster_utils import Cluster as Nodes
 
     from vram_llm.fleet.ray.node_resources import HOST_MIB
@@ -154,7 +165,7 @@ def on_cluster(folder: Path) -> Iterator[Cluster]:
     nodes = Nodes(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     try:
         second = nodes.add_node(**node)
-        file = fleet_file(folder, replicas=1, n_ctx=2048)
+        file = fleet_file(folder, replicas=replicas, n_ctx=2048)
         with serving(folder, "ray", "--ray", nodes.address, "--config", str(file)) as (url, process):
             yield Cluster(
                 url, process, folder / "ray.log", lambda: nodes.remove_node(second, allow_graceful=False)
@@ -277,15 +288,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     os.environ["PYTHONPATH"] = str(ray_environment.ROOT)
-    from tools.random_model import write_llama
     from vram_llm.fleet.ray.ray_package import import_ray
 
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a text stream
     import_ray()  # before nodes are started: it sets their variables
     with tempfile.TemporaryDirectory(prefix="vram-llm-ray-") as name:
         folder = Path(name)
-        for i, model in enumerate(MODELS):
-            write_llama(folder / f"{model}.gguf", n_embd=512, n_ff=(1024,) * 8, n_head=8, n_head_kv=4, seed=i)
+        write_models(folder)
         asyncio.run(measure(folder, rounds))
 
 
