@@ -2,8 +2,7 @@
 
 import contextlib
 import dataclasses
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from vram_llm.cli.fleet_installed import installed_now, names_installed, with_in
 from vram_llm.cli.fleet_workers import FleetWorker
 from vram_llm.cli.plan_options import PlanOptions
 from vram_llm.cli.server_log import set_up_log
+from vram_llm.cli.server_options import MODEL_FIELDS
 from vram_llm.errors import BadConfig
 from vram_llm.server.config import ServerConfig
 
@@ -21,11 +21,7 @@ if TYPE_CHECKING:
     from vram_llm.planner.fleet.types import FleetPlan
     from vram_llm.server.fleet.routed_models import FleetSettings
 
-log = logging.getLogger("vram_llm.fleet")
-_OF_MODELS = frozenset({
-    "model_name", "aliases", "chat_template", "chat_template_kwargs", "reasoning", "reasoning_budget",
-    "sampling", "request_timeout_s",
-})  # fmt: skip
+_OF_MODELS = frozenset({"model_name", "aliases", *MODEL_FIELDS})
 """Settings of a ServerConfig that each model has of its own: reading the configuration again changes them."""
 
 
@@ -76,12 +72,12 @@ def fleet_machine(options: PlanOptions, workers: Sequence[FleetWorker]) -> "Mach
     return options.machine(tuple(worker.spec for worker in workers))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RereadFleet:
     """Reads the fleet's configuration again, for the machine as it was before its models were loaded."""
 
     arguments: tuple[str, ...]
-    fleet: ConfiguredFleet  # as last read
+    fleet: ConfiguredFleet  # as at the start
     server: ServerConfig
     machine: "Machine"
 
@@ -97,19 +93,27 @@ class RereadFleet:
             raise BadConfig("the configuration has no models: any more; start the server anew for one model")
         found.fleet.check_sources()
         fleet = with_installed(found.fleet, self.machine)
+        servers = with_models_settings(self.server, fleet.servers)
+        settings = fleet_settings_beside(plan, fleet.on(self.machine), self.machine, servers)
+        notes = list(notes_on_server(self.server, found.server))
         if fleet.workers != self.fleet.workers:
-            log.warning("other workers are used after a restart of the server only")
-        self._warn_of_server(found.server)
-        spec = fleet.on(self.machine)
-        settings = fleet_settings_beside(plan, spec, self.machine, fleet.servers)
-        self.fleet = fleet
-        return settings
+            notes.append("other workers are used after a restart of the server only")
+        return dataclasses.replace(settings, notes=tuple(notes))
 
-    def _warn_of_server(self, now: ServerConfig) -> None:
-        names = [
-            field.name.replace("_", "-").removesuffix("-s")
-            for field in dataclasses.fields(ServerConfig)
-            if field.name not in _OF_MODELS and getattr(now, field.name) != getattr(self.server, field.name)
-        ]
-        if names:
-            log.warning("%s: used after a restart of the server only", ", ".join(names))
+
+def with_models_settings(server: ServerConfig, models: Mapping[str, ServerConfig]) -> dict[str, ServerConfig]:
+    """The settings of models on a server that goes on with its own."""
+    return {
+        name: dataclasses.replace(server, **{field: getattr(model, field) for field in _OF_MODELS})
+        for name, model in models.items()
+    }
+
+
+def notes_on_server(before: ServerConfig, now: ServerConfig) -> tuple[str, ...]:
+    """A sentence on settings of the whole server that have changed, if any."""
+    names = [
+        field.name.replace("_", "-").removesuffix("-s")
+        for field in dataclasses.fields(ServerConfig)
+        if field.name not in _OF_MODELS and getattr(now, field.name) != getattr(before, field.name)
+    ]
+    return (f"{', '.join(names)}: used after a restart of the server only",) if names else ()

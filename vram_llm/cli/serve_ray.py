@@ -1,8 +1,8 @@
 """`vram-llm serve --ray`: the models of a fleet on the machines of a Ray cluster."""
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +10,9 @@ import click
 from vram_llm.cli import terminal
 from vram_llm.cli.fleet_config import INSTALLED, ConfiguredFleet, read_serve
 from vram_llm.cli.plan_options import PlanOptions
+from vram_llm.cli.serve_fleet import notes_on_server, with_models_settings
 from vram_llm.cli.server_log import set_up_log
+from vram_llm.cli.usage_errors import reason
 from vram_llm.errors import BadConfig
 from vram_llm.server.config import ServerConfig
 
@@ -50,8 +52,9 @@ def serve_ray(
                 terminal.say(line, err=True)
 
         ray_serving.serve_on_ray(
-            cluster, settings, server, socks, read=RereadRay(cluster, tuple(arguments)), on_ready=say_ready
-        )
+            cluster, settings, server, socks, read=RereadRay(cluster, tuple(arguments), fleet, server),
+            on_ready=say_ready,
+        )  # fmt: skip
 
 
 def ray_settings(
@@ -73,11 +76,27 @@ class RereadRay:
 
     cluster: "RayCluster"
     arguments: tuple[str, ...]
+    fleet: ConfiguredFleet  # as at the start
+    server: ServerConfig
 
     def __call__(self, plan: "FleetPlan") -> "FleetSettings":
-        """The settings in place of those with `plan`. Raises BadConfig, DoesNotFit."""
+        """The settings in place of those with `plan`. Raises BadConfig, DoesNotFit, ServerUnreachable."""
         found = read_serve(self.arguments)
-        return ray_settings(self.cluster, _checked(found.fleet, found.options), plan)
+        try:
+            fleet = _checked(found.fleet, found.options)
+        except click.UsageError as error:
+            raise BadConfig(reason(error)) from None
+        servers = with_models_settings(self.server, fleet.servers)
+        settings = ray_settings(self.cluster, replace(fleet, servers=servers), plan)
+        notes = [*notes_on_server(self.server, found.server), *self._notes_on_models(fleet)]
+        return replace(settings, notes=tuple(notes))
+
+    def _notes_on_models(self, fleet: ConfiguredFleet) -> Iterator[str]:
+        """Sentences on settings that the replicas which run do not take."""
+        before = self.fleet.servers
+        for name, now in fleet.servers.items():
+            if name in before and now.watchdog_s != before[name].watchdog_s:
+                yield f"the watchdog of {name}: used from its next load on"
 
 
 def _checked(fleet: ConfiguredFleet | None, options: PlanOptions) -> ConfiguredFleet:

@@ -75,7 +75,7 @@ def make_plan(
     plan = Plan(
         version=PLAN_VERSION,
         model=_planned_model(profile),
-        devices=tuple(_planned_device(device, workload.reserve_bytes) for device in machine.devices),
+        devices=tuple(planned_device(device, workload.reserve_bytes) for device in machine.devices),
         context=chosen.context,
         placement=chosen.placement,
         estimate=chosen.estimate,
@@ -171,7 +171,8 @@ def _planned_model(profile: ModelProfile) -> PlannedModel:
     )
 
 
-def _planned_device(device: Device, reserve_bytes: int) -> PlannedDevice:
+def planned_device(device: Device, reserve_bytes: int) -> PlannedDevice:
+    """A device as a plan has it, with the reserve."""
     facts = {name: getattr(device, name) for name in device.__dataclass_fields__}
     return PlannedDevice(**facts, reserve_bytes=reserve_bytes)
 

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from vram_llm._version import __version__
 from vram_llm.engine.engine_protocol import Engine
+from vram_llm.engine.model_info import EngineState
 from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.errors import anthropic_response
 from vram_llm.server.anthropic.fields import CountFields, MessagesFields
@@ -22,7 +23,7 @@ from vram_llm.server.config import ServerConfig
 from vram_llm.server.cors import Cors
 from vram_llm.server.embeddings import EmbeddingFields, embeddings_router
 from vram_llm.server.errors import UnknownRoute, WrongMethod, error_response
-from vram_llm.server.health import health_router, root_router, version_router
+from vram_llm.server.health import HealthFacts, health_router, root_router, version_router
 from vram_llm.server.host_check import HostCheckMiddleware
 from vram_llm.server.metrics.exposition import metrics_router
 from vram_llm.server.metrics.slots import slots_router
@@ -82,10 +83,10 @@ def create_app(
     add_limits(app, engine, config, keyring=keyring, hosts=hosts)
     serving = ServingContext(engine, config, clock)
     page = Page()
-    app.include_router(root_router(serving, page))
+    app.include_router(root_router(serving, page, partial(_root_facts, serving)))
     app.include_router(version_router())
     app.include_router(dashboard_router(serving, ui or Ui(), page))
-    add_twice(app, health_router(serving), documented="")
+    add_twice(app, health_router(serving, _health(serving)), documented="")
     add_twice(app, models_router(serving))
     add_model_routes(app, serving)
     app.include_router(props_router(serving))
@@ -95,6 +96,19 @@ def create_app(
     app.include_router(slots_router(serving))
     app.openapi = partial(document, app, BODIES)  # type: ignore[method-assign]  # as FastAPI says
     return app
+
+
+def _health(serving: ServingContext) -> HealthFacts:
+    return HealthFacts(
+        is_ready=lambda: serving.engine.state is EngineState.READY,
+        check_ready=serving.check_ready,
+        warnings=lambda: serving.engine.warnings,
+    )
+
+
+def _root_facts(serving: ServingContext) -> dict[str, object]:
+    info = serving.engine.info
+    return {"status": serving.engine.state.value, "model": None if info is None else info.name}
 
 
 def bare_app(lifespan: Callable[[FastAPI], Any] | None = None) -> FastAPI:

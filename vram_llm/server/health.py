@@ -1,12 +1,13 @@
 """GET /health: whether the engine accepts requests, as in llama-server. GET /: name, or the page."""
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from vram_llm._version import __version__
-from vram_llm.engine.model_info import EngineState
 from vram_llm.server.errors import NotReady
 from vram_llm.server.openapi import refusals
 from vram_llm.server.replies import Health
@@ -14,7 +15,16 @@ from vram_llm.server.serving_context import ServingContext
 from vram_llm.server.ui.page import Page, wants_page
 
 
-def health_router(serving: ServingContext) -> APIRouter:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthFacts:
+    """Whether a server accepts requests: `check_ready` raises the reason why it does not."""
+
+    is_ready: Callable[[], bool]
+    check_ready: Callable[[], None]
+    warnings: Callable[[], Sequence[str]]
+
+
+def health_router(serving: ServingContext, facts: HealthFacts) -> APIRouter:
     """The route for health probes and proxies. It needs no key; with one it says why it is not ready."""
     router = APIRouter(tags=["health"])
 
@@ -25,19 +35,19 @@ def health_router(serving: ServingContext) -> APIRouter:
         response_model_exclude_none=True,
     )
     async def health() -> Health:
-        if serving.is_asked_by_stranger and serving.engine.state is not EngineState.READY:
+        if serving.is_asked_by_stranger and not facts.is_ready():
             raise NotReady("Not ready")
-        serving.check_ready()
-        warnings = () if serving.is_asked_by_stranger else serving.engine.warnings
+        facts.check_ready()
+        warnings = () if serving.is_asked_by_stranger else facts.warnings()
         return Health(warnings=list(warnings) or None)
 
     return router
 
 
-def root_router(serving: ServingContext, page: Page) -> APIRouter:
-    """GET /: 200 as soon as the server listens. Where keys are needed, strangers learn the name alone.
+def root_router(serving: ServingContext, page: Page, facts: Callable[[], Mapping[str, object]]) -> APIRouter:
+    """GET /: 200 as soon as the server listens. `facts` are its state and its model or models.
 
-    Clients that take HTML get the dashboard.
+    Where keys are needed, strangers learn the name alone. Clients that take HTML get the dashboard.
     """
     router = APIRouter(tags=["health"])
 
@@ -54,14 +64,7 @@ def root_router(serving: ServingContext, page: Page) -> APIRouter:
         endpoints = {"openai": "/v1", "anthropic": "/v1/messages", "document": "/openapi.json"}
         if serving.is_asked_by_stranger:
             return {"name": "vram-llm", "endpoints": endpoints}
-        info = serving.engine.info
-        return {
-            "name": "vram-llm",
-            "version": __version__,
-            "status": serving.engine.state.value,
-            "model": None if info is None else info.name,
-            "endpoints": endpoints,
-        }
+        return {"name": "vram-llm", "version": __version__, **facts(), "endpoints": endpoints}
 
     return router
 

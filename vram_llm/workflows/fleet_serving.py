@@ -1,19 +1,20 @@
 """Serve the models of a fleet over HTTP."""
 
-import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import socket
 
+    from vram_llm.engine.engine_protocol import Engine
+    from vram_llm.fleet.engines import FleetEngine
     from vram_llm.fleet.load_plans import FleetReplan, FreeBytes
     from vram_llm.fleet.snapshots import FleetModel, ModelState
     from vram_llm.machine.types import Machine
     from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetSpec, PackedModel
+    from vram_llm.planner.types import Plan
     from vram_llm.server.config import ServerConfig
     from vram_llm.server.fleet.reloading import ReadSettings
     from vram_llm.server.fleet.routed_models import FleetSettings
@@ -42,45 +43,50 @@ def serve_fleet(
     Raises PortInUse, KeyRequired, BadKeysFile, BadCertificate, BrokenTemplate, RequestError for chat template
     variables, and the errors of loads if no model of the start can be loaded.
     """
-    import asyncio
-
     from vram_llm.engine.process import SpareProcess
     from vram_llm.fleet.load_plans import LoadPlans
     from vram_llm.fleet.manager import Fleet
     from vram_llm.fleet.replicas import make_engine
-    from vram_llm.server import run, sockets
     from vram_llm.server.config import ServerConfig
     from vram_llm.server.fleet.run import FleetService
     from vram_llm.server.fleet.run import serve_fleet as serve
-    from vram_llm.server.host_check import check_exposure
+    from vram_llm.workflows.listening import run_listening
+    from vram_llm.workflows.what_if.planner import PlanningProcess
 
     config = config or ServerConfig()
     check_settings(settings)
-    bound = list(socks) if socks is not None else sockets.bind_all(config.host, config.port)
 
-    async def main() -> None:
+    async def main(bound: "list[socket.socket]") -> None:
         port: int = bound[0].getsockname()[1]
-        spare = SpareProcess(log)
+        spare, planning, configs = SpareProcess(log), PlanningProcess(), dict(settings.configs)
+
+        def engine_of(
+            plans: "Sequence[Plan]", name: str, on_state: "Callable[[Engine], None]"
+        ) -> "FleetEngine":
+            watchdog_s = configs[name].watchdog_s
+            return make_engine(plans, name, on_state, watchdog_s=watchdog_s, processes=spare)
+
+        async def apply(later: "FleetSettings") -> None:
+            configs.update(later.configs)
+            await fleet.apply(later.plan)
+
         fleet = Fleet(
             settings.plan,
-            make_engine=partial(make_engine, watchdog_s=config.watchdog_s, processes=spare),
+            make_engine=engine_of,
             load_plans=LoadPlans(free_bytes_of(settings.plan), _replan(lambda: fleet.plan, machine)),
             on_change=StateLog(),
         )
         service = FleetService(
-            fleet=fleet, settings=settings, read=read, installed=installed, on_ready=lambda: on_ready(port)
-        )
+            fleet=fleet, settings=settings, apply=apply, read=read, installed=installed,
+            on_ready=lambda: on_ready(port), about=planning.about,
+        )  # fmt: skip
         try:
             await serve(service, bound, config)
         finally:
+            await planning.close()
             await spare.close()
 
-    with contextlib.ExitStack() as stack, asyncio.Runner(loop_factory=run.new_event_loop) as runner:
-        for sock in bound:
-            stack.enter_context(sock)
-        check_exposure(bound, config)
-        sockets.start_listening(bound)
-        runner.run(main())
+    run_listening(main, config, socks)
 
 
 def _replan(plan: "Callable[[], FleetPlan]", machine: "Callable[[], Machine] | None") -> "FleetReplan | None":

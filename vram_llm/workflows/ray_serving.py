@@ -112,11 +112,16 @@ def needs_of(
     }
 
 
+async def needs_on(cluster: "RayCluster", settings: "FleetSettings") -> "dict[str, ModelNeeds]":
+    """The needs of each model on the cluster as it is now. Raises ServerUnreachable."""
+    nodes = await asyncio.to_thread(cluster.nodes)
+    return needs_of(settings.plan, settings.configs, len(nodes))
+
+
 @asynccontextmanager
 async def fleet_on(
     cluster: "RayCluster",
     settings: "FleetSettings",
-    config: "ServerConfig",
     *,
     on_change: "Callable[[FleetModel], None]" = lambda _: None,
 ) -> "AsyncIterator[RayFleet]":
@@ -125,17 +130,12 @@ async def fleet_on(
     from vram_llm.fleet.ray.links import Switchboard
     from vram_llm.fleet.ray.ray_fleet import RayFleet
 
-    n_nodes = len(await asyncio.to_thread(cluster.nodes))
-
-    def needs(plan: "FleetPlan") -> "dict[str, ModelNeeds]":
-        configs = {model.spec.name: settings.configs.get(model.spec.name, config) for model in plan.models}
-        return needs_of(plan, configs, n_nodes)
-
+    needs = await needs_on(cluster, settings)
     switchboard = Switchboard()
     address = await switchboard.start(cluster.own_address)
     try:
-        models = RayModels(cluster, switchboard, address, plan_on_node, needs(settings.plan))
-        fleet = RayFleet(settings.plan, models, needs, on_change)
+        models = RayModels(cluster, switchboard, address, plan_on_node, needs)
+        fleet = RayFleet(settings.plan, models, on_change)
         try:
             yield fleet
         finally:
@@ -157,16 +157,26 @@ def serve_on_ray(
 
     The arguments and the errors are those of `fleet_serving.serve_fleet`.
     """
-    from vram_llm.server import run, sockets
     from vram_llm.server.fleet.run import FleetService, serve_fleet
     from vram_llm.workflows.fleet_serving import StateLog
+    from vram_llm.workflows.listening import run_listening
+    from vram_llm.workflows.what_if.planner import PlanningProcess
 
-    async def main() -> None:
-        port: int = socks[0].getsockname()[1]
-        async with fleet_on(cluster, settings, config, on_change=StateLog()) as fleet:
-            service = FleetService(fleet=fleet, settings=settings, read=read, on_ready=lambda: on_ready(port))
-            await serve_fleet(service, list(socks), config)
+    async def main(bound: "list[socket.socket]") -> None:
+        port: int = bound[0].getsockname()[1]
+        async with fleet_on(cluster, settings, on_change=StateLog()) as fleet:
 
-    with asyncio.Runner(loop_factory=run.new_event_loop) as runner:
-        sockets.start_listening(list(socks))
-        runner.run(main())
+            async def apply(later: "FleetSettings") -> None:
+                await fleet.exchange_all(later.plan, await needs_on(cluster, later))
+
+            planning = PlanningProcess()
+            service = FleetService(
+                fleet=fleet, settings=settings, apply=apply, read=read, on_ready=lambda: on_ready(port),
+                about=planning.about,
+            )  # fmt: skip
+            try:
+                await serve_fleet(service, bound, config)
+            finally:
+                await planning.close()
+
+    run_listening(main, config, socks)

@@ -35,16 +35,13 @@ def serve(
     Raises PortInUse, KeyRequired, BadKeysFile, BadCertificate, ModelRefused, BadPlan, EngineDied,
     BrokenTemplate, RequestError for `config.chat_template_kwargs`.
     """
-    import asyncio
-    import contextlib
-
     from vram_llm.chat.template import check_template
     from vram_llm.engine.client import EngineClient
-    from vram_llm.server import run, sockets
+    from vram_llm.server import run
     from vram_llm.server.config import ServerConfig
-    from vram_llm.server.host_check import check_exposure
     from vram_llm.server.template_variables import check_variables
     from vram_llm.server.ui.ports import Ui
+    from vram_llm.workflows.listening import run_listening
     from vram_llm.workflows.what_if.planner import WhatIfProcess
 
     check_loadable(plan)
@@ -52,9 +49,8 @@ def serve(
     check_variables(config.chat_template_kwargs)
     if config.chat_template is not None:
         check_template(config.chat_template, "the chat template")
-    bound = list(socks) if socks is not None else sockets.bind_all(config.host, config.port)
 
-    async def main() -> None:
+    async def main(bound: "list[socket.socket]") -> None:
         name = config.model_name or served_name(plan.model.path)
         engine = EngineClient(plan, name, on_state, watchdog_s=config.watchdog_s, replan=replan)
         listening_on: int = bound[0].getsockname()[1]
@@ -66,9 +62,4 @@ def serve(
         finally:
             await planner.close()
 
-    with contextlib.ExitStack() as stack, asyncio.Runner(loop_factory=run.new_event_loop) as runner:
-        for sock in bound:
-            stack.enter_context(sock)
-        check_exposure(bound, config)
-        sockets.start_listening(bound)
-        runner.run(main())
+    run_listening(main, config, socks)

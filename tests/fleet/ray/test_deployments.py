@@ -10,7 +10,7 @@ from tests.patience import soon, until
 from tests.planner.saved import local, saved_plan
 from vram_llm.engine.engine_protocol import Engine
 from vram_llm.engine.model_info import EngineState
-from vram_llm.errors import EngineDied, MissingExtra
+from vram_llm.errors import EngineDied, MissingExtra, ServerUnreachable
 from vram_llm.fleet.ray import deployments
 from vram_llm.fleet.ray.cluster import AppState, joined, last_line
 from vram_llm.fleet.ray.deployments import ModelNeeds, RayModels
@@ -32,10 +32,13 @@ class NotedServe:
         self.deployed: list[tuple[str, int]] = []
         self.deleted: list[str] = []
         self.state = AppState(False, 0, "")
+        self.refused = ""
 
     def deploy(
         self, order: ReplicaOrder, needs: Mapping[str, float], *, replicas: int, most_per_node: int
     ) -> None:
+        if order.spec.source == self.refused:
+            raise RuntimeError("Traceback\n  somewhere\nthe head is gone")
         self.deployed.append((order.spec.source, replicas))
 
     def delete(self, app: str) -> None:
@@ -102,15 +105,33 @@ async def test_a_deployment_that_fails_ends_its_engine(serve: NotedServe) -> Non
 
 async def test_only_a_model_that_has_changed_is_deployed_again(serve: NotedServe) -> None:
     models = models_on(serve)
-    fleet = RayFleet(plan_of(SPEC), models, lambda plan: {"m": needs(plan["m"].spec)})
+    fleet = RayFleet(plan_of(SPEC), models)
     await fleet.start()
     await until(lambda: len(serve.deployed) == 1, "the first deployment")
-    await fleet.apply(plan_of(SPEC))
+    await fleet.exchange_all(plan_of(SPEC), {"m": replace(needs(SPEC), watchdog_s=7.0)})
     assert len(serve.deployed) == 1
+    assert models.needs["m"].watchdog_s == 7.0  # of its next load
     other = replace(SPEC, source="other.gguf")
-    await fleet.apply(plan_of(other))
+    await fleet.exchange_all(plan_of(other), {"m": needs(other)})
     assert serve.deployed[1:] == [("other.gguf", 1)]
     assert serve.deleted == []
+    await soon(fleet.stop())
+
+
+async def test_a_deployment_that_ray_refuses_changes_nothing(serve: NotedServe) -> None:
+    models = models_on(serve)
+    fleet = RayFleet(plan_of(SPEC), models)
+    await fleet.start()
+    await until(lambda: len(serve.deployed) == 1, "the first deployment")
+    serve.refused = "other.gguf"
+    other = replace(SPEC, source="other.gguf")
+    with pytest.raises(
+        ServerUnreachable, match=r"Ray did not take the new deployment of m: the head is gone$"
+    ):
+        await fleet.exchange_all(plan_of(other), {"m": needs(other)})
+    assert serve.deployed[1:] == [("m.gguf", 1)]  # as before, in case that Ray has begun with the other
+    assert fleet.plan == plan_of(SPEC)
+    assert models.needs["m"].spec == SPEC
     await soon(fleet.stop())
 
 

@@ -22,6 +22,7 @@ from vram_llm.server.fleet.model_events import ModelEvents
 from vram_llm.server.fleet.readiness import Readiness
 from vram_llm.server.fleet.reloading import ReadSettings, Reloader
 from vram_llm.server.fleet.routed_models import FleetSettings, RoutedModels
+from vram_llm.server.fleet.what_if_routes import AskAbout
 from vram_llm.units import GIB
 
 CARDS = (local(0), local(1))
@@ -44,7 +45,8 @@ def packed(name: str, device: int, pooling: Pooling | None = None, **spec: Any) 
 def plan_of(*models: PackedModel) -> FleetPlan:
     names = [model.spec.name for model in models]
     return FleetPlan(
-        version=FLEET_VERSION, models=models, devices=CARDS, budgets={card.id: 24 * GIB for card in CARDS},
+        version=FLEET_VERSION, models=models, devices=CARDS,
+        budgets={"host": 32 * GIB, **{card.id: 24 * GIB for card in CARDS}},
         resident_at_start=tuple(names), sets=(frozenset(names),),
     )  # fmt: skip
 
@@ -155,7 +157,11 @@ class FleetUnderTest:
     """A fleet of three models, and its application. `options` are ServerConfig's, of server and models."""
 
     def __init__(
-        self, models: Sequence[PackedModel] = THREE, read: ReadSettings | None = None, **options: Any
+        self,
+        models: Sequence[PackedModel] = THREE,
+        read: ReadSettings | None = None,
+        about: AskAbout | None = None,
+        **options: Any,
     ) -> None:
         settings = settings_of(*models, **{k: v for k, v in options.items() if k == "request_timeout_s"})
         self.config = ServerConfig(**options)
@@ -165,13 +171,16 @@ class FleetUnderTest:
         self.readiness.become_ready()
         self.events = ModelEvents(self.fleet, 10.0)
         self.reloader = Reloader(
-            self.models, self.config, read=read, apply=self.fleet.apply, on_reload=self.events.announce_reload
+            self.models, self.config, read=read, apply=self.apply, on_reload=self.events.announce_reload
         )
         self.app: FastAPI = create_fleet_app(
             FleetParts(
                 fleet=self.fleet, models=self.models, readiness=self.readiness, reloader=self.reloader,
-                events=self.events,
+                events=self.events, about=about,
             ),
             self.config,
             clock=lambda: 1234.5,
         )  # fmt: skip
+
+    async def apply(self, settings: FleetSettings) -> None:
+        await self.fleet.apply(settings.plan)

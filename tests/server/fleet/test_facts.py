@@ -1,26 +1,11 @@
 """/status, /metrics, /slots, /props, /health and / of several models, over a fake fleet."""
 
-from collections.abc import AsyncIterator
-
 import httpx
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.fleet.fake_fleet import FleetUnderTest
-from tests.server.live import in_process
 from vram_llm.fleet.snapshots import ModelState
 from vram_llm.units import GIB
-
-
-@pytest.fixture
-async def served() -> FleetUnderTest:
-    return FleetUnderTest()
-
-
-@pytest.fixture
-async def client(served: FleetUnderTest) -> AsyncIterator[httpx.AsyncClient]:
-    async with in_process(served.app) as client:
-        yield client
 
 
 async def test_metrics_have_the_model_as_a_label(client: httpx.AsyncClient, served: FleetUnderTest) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,6 @@ from vram_llm.server.keys_file import KeyScope, add_key
 from vram_llm.server.read_body import LARGE_BYTES
 
 HI: Any = [{"role": "user", "content": "hi"}]
-
-
-@pytest.fixture
-async def served() -> FleetUnderTest:
-    return FleetUnderTest()
-
-
-@pytest.fixture
-async def client(served: FleetUnderTest) -> AsyncIterator[httpx.AsyncClient]:
-    async with in_process(served.app) as client:
-        yield client
 
 
 async def _chat(client: httpx.AsyncClient, model: str | None = None, **more: Any) -> httpx.Response:
@@ -179,6 +167,11 @@ async def test_without_autoload(client: httpx.AsyncClient, served: FleetUnderTes
     refused = await client.post(path, json={"model": "coder", "messages": HI})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
     assert (await client.post(path, json={"model": "chat", "messages": HI})).status_code == 200
+    unclear = await client.post("/v1/chat/completions?autoload=maybe", json={"model": "chat", "messages": HI})
+    assert (unclear.status_code, unclear.json()["error"]["message"]) == (
+        400,
+        "autoload is true or false, not 'maybe'",
+    )
 
 
 async def test_keys_with_models(tmp_path: Path) -> None:

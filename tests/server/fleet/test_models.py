@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,6 @@ from vram_llm.server.api_keys import ANYBODY
 from vram_llm.server.fleet.routed_models import FleetSettings
 from vram_llm.server.keys_file import KeyScope, add_key
 from vram_llm.units import GIB
-
-
-@pytest.fixture
-async def served() -> FleetUnderTest:
-    return FleetUnderTest()
-
-
-@pytest.fixture
-async def client(served: FleetUnderTest) -> AsyncIterator[httpx.AsyncClient]:
-    async with in_process(served.app) as client:
-        yield client
 
 
 async def _cards(client: httpx.AsyncClient, path: str = "/v1/models") -> dict[str, dict[str, Any]]:

@@ -130,6 +130,13 @@ async def _stream(client: openai.AsyncOpenAI, model: str, counted: _Counted) -> 
     return n_tokens
 
 
+def test_a_question_about_a_model_that_is_not_the_first(served: ServedFile) -> None:
+    reply = httpx.post(f"{served.server.url}/plan", json={"model": "two", "n_ctx": 1024}, timeout=PATIENCE_S)
+    answer = reply.json()
+    assert (answer["fits"], answer["n_ctx"]) == (True, 1024)
+    assert answer["notes"][0] == "two beside one"
+
+
 def test_hangup_with_a_broken_file_keeps_the_old_one(served: ServedFile) -> None:
     client, engines, n_lines = served.server.client, served.engines(), len(served.server._said)
     served.write(served.text.replace("preload: true", "preload: perhaps"))

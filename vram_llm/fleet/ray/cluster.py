@@ -56,8 +56,10 @@ class RayCluster:
         return address
 
     def nodes(self) -> tuple[ClusterNode, ...]:
-        """The nodes that lend their devices."""
-        found = (node for node in self._ray.nodes() if node["Alive"] and HOST_MIB in node["Resources"])
+        """The nodes that lend their devices. Raises ServerUnreachable."""
+        with _asking():
+            known = self._ray.nodes()
+        found = (node for node in known if node["Alive"] and HOST_MIB in node["Resources"])
         return tuple(
             ClusterNode(
                 node["NodeID"], f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})", node["Resources"]
@@ -68,17 +70,18 @@ class RayCluster:
     def plans(
         self, nodes: Sequence[ClusterNode], plan_here: PlanHere, specs: Sequence[FleetModelSpec]
     ) -> list[list[Plan | str]]:
-        """For each node the answers of `plan_models` there."""
+        """For each node the answers of `plan_models` there. Raises ServerUnreachable."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         task = self._ray.remote(plan_models)
-        asked = [
-            task.options(
-                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
-            ).remote(plan_here, specs)
-            for node in nodes
-        ]
-        answers: list[list[Plan | str]] = self._ray.get(asked)
+        with _asking():
+            asked = [
+                task.options(
+                    num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
+                ).remote(plan_here, specs)
+                for node in nodes
+            ]
+            answers: list[list[Plan | str]] = self._ray.get(asked)
         return answers
 
     # -- deployments -----------------------------------------------------------------------------
@@ -125,6 +128,15 @@ class RayCluster:
             with contextlib.suppress(Exception):  # the end of its processes ends the rest
                 serve.shutdown()
         self._ray.shutdown()
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[None]:
+    """Raises ServerUnreachable for the errors of Ray, which are of many kinds."""
+    try:
+        yield
+    except Exception as error:  # as the line above says
+        raise ServerUnreachable(f"the Ray cluster does not answer: {last_line(str(error))}") from error
 
 
 def _state(app: Any) -> AppState:

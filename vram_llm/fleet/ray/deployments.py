@@ -83,9 +83,17 @@ class ModelDeployment:
         await asyncio.to_thread(self.serve.delete, self.order.app)
 
     async def replace(self, order: ReplicaOrder, needs: ModelNeeds) -> None:
-        """Go on with another order: Serve replaces one replica after the other."""
+        """Go on with another order: Serve replaces one replica after the other.
+
+        Raises Ray's errors, of many kinds; then the order stays as it was.
+        """
+        before = self.order, self.needs
         self.order, self.needs = order, needs
-        await self._deploy()
+        try:
+            await self._deploy()
+        except BaseException:
+            self.order, self.needs = before
+            raise
 
     async def _deploy(self) -> None:
         await asyncio.to_thread(
@@ -154,6 +162,11 @@ class RayModels:
         if len(plans) == 1:
             return RemoteEngine(plans[0], name, source, on_state)
         return ReplicaSet([RemoteEngine(plan, name, source) for plan in plans], on_state)
+
+    @property
+    def needs(self) -> Mapping[str, ModelNeeds]:
+        """The needs of each model at its next load, by its name."""
+        return dict(self._needs)
 
     def note(self, needs: ModelNeeds) -> None:
         """Use other needs at the model's next load."""

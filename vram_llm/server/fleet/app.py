@@ -13,9 +13,9 @@ from vram_llm.server.config import ServerConfig
 from vram_llm.server.fleet.context import FleetContext
 from vram_llm.server.fleet.facts import (
     fleet_cancel_router,
-    fleet_health_router,
+    fleet_health,
     fleet_props_router,
-    fleet_root_router,
+    fleet_root_facts,
 )
 from vram_llm.server.fleet.front import FleetFrontMiddleware
 from vram_llm.server.fleet.metrics import fleet_metrics_router
@@ -27,7 +27,8 @@ from vram_llm.server.fleet.readiness import Readiness
 from vram_llm.server.fleet.reloading import Reloader
 from vram_llm.server.fleet.routed_models import RoutedModels
 from vram_llm.server.fleet.status import fleet_slots_router, fleet_status_router
-from vram_llm.server.health import version_router
+from vram_llm.server.fleet.what_if_routes import AskAbout, FleetPlanFields, fleet_plan_router
+from vram_llm.server.health import health_router, root_router, version_router
 from vram_llm.server.metrics.system_readings import SystemReadings
 from vram_llm.server.openapi import document
 from vram_llm.server.ui.log_ring import LogRing, logs_router
@@ -36,13 +37,17 @@ from vram_llm.server.ui.page import Page, page_router
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetParts:
-    """The parts of a fleet's server that its application is made of, and that outlive each request."""
+    """The parts of a fleet's server that its application is made of, and that outlive each request.
+
+    `about` answers what-if questions; None: POST /plan is refused.
+    """
 
     fleet: ServedFleet
     models: RoutedModels
     readiness: Readiness
     reloader: Reloader
     events: ModelEvents
+    about: AskAbout | None = None
 
 
 def create_fleet_app(
@@ -65,19 +70,20 @@ def create_fleet_app(
     add_limits(app, _AllQueues(fleet, models), config, keyring=keyring, hosts=hosts)
     context = FleetContext(config, clock)
     page, readings, created = Page(), SystemReadings(), int(clock())
-    app.include_router(fleet_root_router(context, models, readiness, page))
+    app.include_router(root_router(context, page, partial(fleet_root_facts, models, readiness)))
     for router in (
         version_router(), page_router(page), fleet_cancel_router(context, fleet, models),
         logs_router(logs or LogRing(), context), events_router(parts.events, models),
         orders_router(fleet, models, parts.reloader), fleet_props_router(fleet, models),
         fleet_status_router(context, fleet, models, readiness, readings),
+        fleet_plan_router(fleet, models, parts.about),
         fleet_slots_router(context, fleet, models), fleet_metrics_router(fleet, models, readings),
     ):  # fmt: skip
         app.include_router(router)
-    add_twice(app, fleet_health_router(context, fleet, models, readiness), documented="")
+    add_twice(app, health_router(context, fleet_health(fleet, models, readiness)), documented="")
     add_twice(app, fleet_models_router(fleet, models, created, parts.reloader))
     add_model_routes(app, context)
-    app.openapi = partial(document, app, (*BODIES, *ORDER_BODIES))  # type: ignore[method-assign]  # as FastAPI says
+    app.openapi = partial(document, app, (*BODIES, *ORDER_BODIES, FleetPlanFields))  # type: ignore[method-assign]  # as FastAPI says
     return app
 
 

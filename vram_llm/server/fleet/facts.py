@@ -1,10 +1,9 @@
-"""GET /health, /, /props and DELETE /requests/{id} of a fleet."""
+"""GET /props and DELETE /requests/{id} of a fleet, and the facts of GET /health and /."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response
+from fastapi import APIRouter, Query
 
 from vram_llm._version import __version__
 from vram_llm.fleet.snapshots import ModelState
@@ -15,73 +14,32 @@ from vram_llm.server.fleet.machine_status import running_models
 from vram_llm.server.fleet.ports import ServedFleet
 from vram_llm.server.fleet.readiness import Readiness
 from vram_llm.server.fleet.routed_models import RoutedModels
+from vram_llm.server.health import HealthFacts
 from vram_llm.server.openapi import refusals
 from vram_llm.server.props import Props, props_of
-from vram_llm.server.replies import Health
 from vram_llm.server.serving_context import with_template
 from vram_llm.server.ui.cancel_routes import CancelledRequest, cancelling_client
-from vram_llm.server.ui.page import Page, wants_page
 
 
-def fleet_health_router(
-    context: FleetContext, fleet: ServedFleet, models: RoutedModels, readiness: Readiness
-) -> APIRouter:
-    """GET /health: 200 once the models of the start are loaded; others load when they are asked for."""
-    router = APIRouter(tags=["health"])
+def fleet_health(fleet: ServedFleet, models: RoutedModels, readiness: Readiness) -> HealthFacts:
+    """Ready once the models of the start are loaded; others load when they are asked for."""
 
-    @router.get(
-        "/health",
-        summary="200 when ready, 503 before",
-        responses=refusals(503),
-        response_model_exclude_none=True,
-    )
-    async def health() -> Health:
-        is_stranger = context.is_asked_by_stranger
-        if is_stranger and readiness.phase != "ready":
-            raise NotReady("Not ready")
-        readiness.check_ready()
-        if is_stranger:
-            return Health(warnings=None)
-        warnings = [
+    def warnings() -> list[str]:
+        return [
             f"{each.model.name}: {warning}"
             for each in running_models(fleet, models)
             for warning in each.engine.warnings
         ]
-        return Health(warnings=warnings or None)
 
-    return router
-
-
-def fleet_root_router(
-    context: FleetContext, models: RoutedModels, readiness: Readiness, page: Page
-) -> APIRouter:
-    """GET /: 200 as soon as the server listens. Where keys are needed, strangers learn the name alone."""
-    router = APIRouter(tags=["health"])
-
-    @router.get(
-        "/",
-        summary="Name, version and endpoints; HTML for browsers",
-        response_model=dict[str, Any],
-        responses={200: {"content": {"text/html": {}}}},
+    return HealthFacts(
+        is_ready=lambda: readiness.phase == "ready", check_ready=readiness.check_ready, warnings=warnings
     )
-    async def root(http: Request, reply: Response) -> Response | dict[str, Any]:
-        if wants_page(http):
-            return page.reply("index.html", http)
-        reply.headers["vary"] = "accept"
-        endpoints = {"openai": "/v1", "anthropic": "/v1/messages", "document": "/openapi.json"}
-        if context.is_asked_by_stranger:
-            return {"name": "vram-llm", "endpoints": endpoints}
-        names = [model.name for model in models]
-        return {
-            "name": "vram-llm",
-            "version": __version__,
-            "status": readiness.phase,
-            "model": names[0],
-            "models": names,
-            "endpoints": endpoints,
-        }
 
-    return router
+
+def fleet_root_facts(models: RoutedModels, readiness: Readiness) -> dict[str, object]:
+    """The facts of GET /."""
+    names = [model.name for model in models]
+    return {"status": readiness.phase, "model": names[0], "models": names}
 
 
 def fleet_props_router(fleet: ServedFleet, models: RoutedModels) -> APIRouter:

@@ -57,7 +57,7 @@ class FleetFrontMiddleware:
             del body  # the route that reads it frees it
         model = self._models.find(asked, kind, current_key.get())
         record_of_request().model = model.name
-        if query.get("autoload", [""])[0] in ("0", "false"):  # llama-server's
+        if not _autoloads(query.get("autoload", [""])[0]):
             self._check_loaded(model)
         async with AsyncExitStack() as stack:
             engine = await self._leased(model, receive, stack)
@@ -98,6 +98,13 @@ async def _body(receive: Receive) -> bytes:
         parts.append(message.get("body", b""))
         is_whole = not message.get("more_body", False)
     return b"".join(parts)  # one part is not copied
+
+
+def _autoloads(switch: str) -> bool:
+    """llama-server's switch in the address. Words that it takes for "false", as "maybe", are refused here."""
+    if switch not in ("", "1", "true", "0", "false"):
+        raise RequestError(f"autoload is true or false, not '{switch[:40]}'", "autoload")
+    return switch not in ("0", "false")
 
 
 class _AnyModel(msgspec.Struct):

@@ -6,7 +6,6 @@ from typing import Protocol
 
 from vram_llm.engine.engine_protocol import Engine
 from vram_llm.fleet.snapshots import FleetEvent, FleetModel
-from vram_llm.planner.fleet.types import FleetPlan
 
 
 class ServedFleet(Protocol):
@@ -37,5 +36,3 @@ class RunningFleet(ServedFleet, Protocol):
     async def drain(self, grace_s: float) -> None: ...
 
     async def stop(self) -> None: ...
-
-    async def apply(self, plan: FleetPlan) -> None: ...

@@ -20,6 +20,9 @@ ReadSettings = Callable[[FleetPlan], FleetSettings]
 Raises BadConfig with the file's name and line, and the errors of planning.
 """
 
+ApplySettings = Callable[[FleetSettings], Awaitable[None]]
+"""Goes on with other settings. If it raises, those in use stay."""
+
 
 class Reloader:
     """One reading at a time. `on_reload` is called with the names of models that are new or gone."""
@@ -30,7 +33,7 @@ class Reloader:
         config: ServerConfig,
         *,
         read: ReadSettings | None,
-        apply: Callable[[FleetPlan], Awaitable[None]],
+        apply: ApplySettings,
         on_reload: Callable[[frozenset[str]], None] = lambda _: None,
     ) -> None:
         self._models = models
@@ -59,15 +62,17 @@ class Reloader:
             before = self._models.settings
             try:
                 settings = await asyncio.to_thread(self._read, before.plan)
+                if (settings.plan, settings.configs) != (before.plan, before.configs):
+                    await self._apply(settings)
             except VramLLMError as error:
                 log.error("the configuration stays as it is: %s", error)
                 raise RequestError(f"The configuration stays as it is: {error}") from error
-            if settings.plan != before.plan:
-                await self._apply(settings.plan)
             self._models.settings = settings  # after the fleet has the models, which routes ask it for
             now = frozenset(model.spec.name for model in settings.plan.models)
             then = frozenset(model.spec.name for model in before.plan.models)
             log.info("%s", _outcome(before, settings))
+            for note in settings.notes:
+                log.warning("%s", note)
             self._on_reload(then - now)
 
 

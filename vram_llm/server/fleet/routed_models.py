@@ -19,10 +19,14 @@ from vram_llm.server.serving_context import adapters_by_name, check_embeds, chec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetSettings:
-    """The outcome of reading a fleet's configuration: the plan, and each model's settings by its name."""
+    """The outcome of reading a fleet's configuration: the plan, and each model's settings by its name.
+
+    `notes` are sentences for the log once it is in use.
+    """
 
     plan: FleetPlan
     configs: Mapping[str, ServerConfig]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,9 @@ from vram_llm.server.fleet.fleet_load_log import report_fleet_load
 from vram_llm.server.fleet.model_events import ModelEvents
 from vram_llm.server.fleet.ports import RunningFleet
 from vram_llm.server.fleet.readiness import Readiness
-from vram_llm.server.fleet.reloading import ReadSettings, Reloader
+from vram_llm.server.fleet.reloading import ApplySettings, ReadSettings, Reloader
 from vram_llm.server.fleet.routed_models import FleetSettings, RoutedModels
+from vram_llm.server.fleet.what_if_routes import AskAbout
 from vram_llm.server.run import HttpServer, accepted_hosts
 from vram_llm.server.traces import TracesMiddleware, traces_wanted
 from vram_llm.server.ui.log_ring import LogRing
@@ -33,16 +34,19 @@ _LOOK_EVERY_S = 5.0  # for models that `vram-llm pull` has fetched
 class FleetService:
     """A fleet, the settings that it was made of, and the ways to make them anew.
 
-    `read` reads the configuration again; None: it cannot be read again. `installed` gives a value that
-    changes when models are installed or removed, of which the configuration makes use; it is called in a
-    thread. `on_ready` is called when the models of the start are loaded.
+    `apply` goes on with other settings. `read` reads the configuration again; None: it cannot be read again.
+    `installed` gives a value that changes when models are installed or removed, of which the configuration
+    makes use; it is called in a thread. `on_ready` is called when the models of the start are loaded. `about`
+    answers what-if questions.
     """
 
     fleet: RunningFleet
     settings: FleetSettings
+    apply: ApplySettings
     read: ReadSettings | None = None
     installed: Callable[[], object] | None = None
     on_ready: Callable[[], None] = lambda: None
+    about: AskAbout | None = None
     logs: LogRing = field(default_factory=LogRing)
 
 
@@ -73,8 +77,9 @@ class _Serving:
             models=models,
             readiness=Readiness(),
             events=events,
+            about=service.about,
             reloader=Reloader(
-                models, config, read=service.read, apply=service.fleet.apply, on_reload=events.announce_reload
+                models, config, read=service.read, apply=service.apply, on_reload=events.announce_reload
             ),
         )
         self._reloading: asyncio.Task[None] | None = None

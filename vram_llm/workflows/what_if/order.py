@@ -40,6 +40,7 @@ class WhatIfOrder(msgspec.Struct, frozen=True, kw_only=True):
     flash_attn: FlashAttention = FlashAttention.AUTO
     swa_full: bool = False
     kv_unified: bool = True
+    notes: tuple[str, ...] = ()  # of the answer
 
     @property
     def machine(self) -> Machine:
@@ -98,7 +99,7 @@ def carry_out(order: WhatIfOrder) -> PlanReply:
         prompt_tokens_per_s=None if speed is None else speed.prompt_tokens_per_s,
         basis=None if speed is None else speed.basis.value,
         depth=None if speed is None else speed.depth,
-        notes=list(machine.notes),
+        notes=[*order.notes, *machine.notes],
         seconds=time.perf_counter() - began,
     )
 

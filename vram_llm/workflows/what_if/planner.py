@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -20,46 +21,30 @@ IDLE_S = 120.0  # without a question; the process is then ended, which frees its
 _MOST_BYTES = 1 << 22  # of an answer
 
 
-class WhatIfProcess:
-    """See server.ui.ports.WhatIfPlanner. `plan` gives the served plan. Use from one event loop.
+class PlanningProcess:
+    """A process that answers what-if questions about any plans. Use from one event loop.
 
     The process is started by the first question. Questions wait for each other.
     """
 
-    def __init__(self, plan: Callable[[], Plan], max_seconds: float = MAX_SECONDS) -> None:
-        self._plan = plan
+    def __init__(self, max_seconds: float = MAX_SECONDS) -> None:
         self._max_seconds = max_seconds
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._end_timer: asyncio.TimerHandle | None = None
 
-    @property
-    def served(self) -> PlanFields:
-        """The served plan's values."""
-        plan = self._plan()
-        return PlanFields.model_validate(
-            {
-                "n_ctx": plan.context.n_ctx,
-                "kv_type": plan.context.kv_type_k,
-                "reserve_bytes": _reserve_bytes(plan),
-                "objective": plan.objective.value,
-                "parallel": plan.context.parallel,
-            }
-        )
+    def about(self, plan: Plan, notes: tuple[str, ...] = ()) -> "PlanQuestions":
+        """Questions about a plan, whose answers have `notes`."""
+        return PlanQuestions(self, plan, notes)
 
-    @property
-    def n_ctx_train(self) -> int | None:
-        """The trained length, in tokens."""
-        return self._plan().model.context_length
-
-    async def __call__(self, question: PlanFields) -> bytes:
+    async def carry_out(self, order: WhatIfOrder) -> bytes:
         """The JSON of a PlanReply. Raises RequestError, RequestTimeout, EngineDied."""
-        order = msgspec.json.encode(order_for(self._plan(), question)) + b"\n"
+        line = msgspec.json.encode(order) + b"\n"
         async with self._turn:
             answer = b""
             try:
                 async with asyncio.timeout(self._max_seconds):
-                    answer = await self._ask(order)
+                    answer = await self._ask(line)
             except TimeoutError:
                 raise RequestTimeout(
                     f"planning took more than {self._max_seconds:g} s; ask for fewer devices"
@@ -82,7 +67,7 @@ class WhatIfProcess:
         if process is not None:
             await process.wait()
 
-    async def _ask(self, order: bytes) -> bytes:
+    async def _ask(self, line: bytes) -> bytes:
         """The answer's line. Raises OSError, EngineDied."""
         if self._end_timer is not None:
             self._end_timer.cancel()
@@ -98,7 +83,7 @@ class WhatIfProcess:
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(order)
+        process.stdin.write(line)
         await process.stdin.drain()
         answer = await process.stdout.readline()
         if not answer.endswith(b"\n"):
@@ -112,6 +97,60 @@ class WhatIfProcess:
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
                 process.kill()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanQuestions:
+    """See server.ui.ports.WhatIfPlanner. `plan` is the served one."""
+
+    process: PlanningProcess
+    plan: Plan
+    notes: tuple[str, ...] = ()  # of the answers
+
+    @property
+    def served(self) -> PlanFields:
+        """The served plan's values."""
+        return PlanFields.model_validate(
+            {
+                "n_ctx": self.plan.context.n_ctx,
+                "kv_type": self.plan.context.kv_type_k,
+                "reserve_bytes": _reserve_bytes(self.plan),
+                "objective": self.plan.objective.value,
+                "parallel": self.plan.context.parallel,
+            }
+        )
+
+    @property
+    def n_ctx_train(self) -> int | None:
+        """The trained length, in tokens."""
+        return self.plan.model.context_length
+
+    async def __call__(self, question: PlanFields) -> bytes:
+        """The JSON of a PlanReply. Raises RequestError, RequestTimeout, EngineDied."""
+        order = order_for(self.plan, question)
+        return await self.process.carry_out(msgspec.structs.replace(order, notes=self.notes))
+
+
+class WhatIfProcess(PlanningProcess):
+    """See server.ui.ports.WhatIfPlanner. `plan` gives the plan that is served now."""
+
+    def __init__(self, plan: Callable[[], Plan], max_seconds: float = MAX_SECONDS) -> None:
+        super().__init__(max_seconds)
+        self._plan = plan
+
+    @property
+    def served(self) -> PlanFields:
+        """The served plan's values."""
+        return self.about(self._plan()).served
+
+    @property
+    def n_ctx_train(self) -> int | None:
+        """The trained length, in tokens."""
+        return self.about(self._plan()).n_ctx_train
+
+    async def __call__(self, question: PlanFields) -> bytes:
+        """The JSON of a PlanReply. Raises RequestError, RequestTimeout, EngineDied."""
+        return await self.about(self._plan())(question)
 
 
 def order_for(plan: Plan, question: PlanFields) -> WhatIfOrder:
