@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": ["plan", "demo", "--gpu", "RTX 3090", "--compare", "24GiB"],
     "doctor": ["doctor"],
     "config": ["config", "demo", "--n-ctx", "1k", "--alias", "a", "--port", "0", "--insecure"],
+    "fleet-plan": ["plan", "--config", "fleet.yaml", "--gpu", "RTX 3060"],
     "floor": ["plan", "demo", "--gpu", "RTX 3060", "--floor"],
     "machine": ["plan", "--gpu", "RTX 4080 Laptop"],
     "models": ["models"],
@@ -36,6 +37,10 @@ COMMANDS = {
 def test_a_command_keeps_to_its_schema(name: str, tmp_path: Path) -> None:
     if name == "check":
         (tmp_path / "plan.json").write_text(run("plan", "demo", *SMALL, "--json").stdout)
+    if name == "fleet-plan":
+        entries = "".join(f"  - {{name: {model}, source: demo}}\n" for model in ("one", "two"))
+        apart = "groups:\n  - {models: [one, two], apart: true}\n"
+        (tmp_path / "fleet.yaml").write_text(f"n-ctx: 512\nmodels:\n{entries}{apart}")
     if name == "quantizations":
         (tmp_path / "models").mkdir()
         for quantization in ("Q4_0", "Q8_0"):

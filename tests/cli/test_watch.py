@@ -20,11 +20,12 @@ from vram_llm.cli.watching.app import WatchApp
 from vram_llm.cli.watching.drawing import curve, flow
 from vram_llm.cli.watching.history import Curve, History
 from vram_llm.cli.watching.layout import View, screen_lines
-from vram_llm.cli.watching.snapshot import Snapshot, of_server
+from vram_llm.cli.watching.snapshot import Snapshot, WatchedFleetModel, WatchedLoad, of_server
 from vram_llm.cli.watching.sources import MachineSource, ServerOrMachine, ServerSource
 from vram_llm.cli.watching.windows import SettingsScreen, TextScreen
 from vram_llm.errors import RequestError, ServerUnreachable
 from vram_llm.text.lines import plain
+from vram_llm.units import GIB
 
 SIZES = [(60, 24), (80, 24), (120, 30), (200, 50), (20, 5)]
 
@@ -47,6 +48,25 @@ def viewed(snapshot: Snapshot, n_readings: int = 5) -> View:
     for _ in range(n_readings):
         view.history.add(snapshot)
     return view
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_each_model_of_a_fleet_is_shown(width: int, height: int) -> None:
+    models = (
+        WatchedFleetModel(
+            id="chat",
+            state="resident",
+            device_bytes={"GPU0": 8 * GIB, "host": GIB},
+            load=WatchedLoad(n_running=3, n_waiting=1, generation_tokens_per_s=41.7),
+        ),
+        WatchedFleetModel(id="coder", state="queued", device_bytes={"GPU1": 5 * GIB}, waiting=2),
+    )
+    text = screen(viewed(replace(of_rig(), models=models)), width, height)
+    if width >= 80:
+        assert "2 models, 1 loaded" in text
+        assert "Llama-3.3" not in text
+        assert re.search(r"chat +resident +3 +1 +41\.7 +8\.00 GiB GPU0, 1\.00 GiB host", text)
+        assert re.search(r"coder +queued +- +2 +- +5\.00 GiB GPU1", text)
 
 
 @pytest.mark.parametrize(

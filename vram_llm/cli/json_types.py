@@ -9,11 +9,13 @@ import msgspec
 from vram_llm.cli.analyze_json import AnalyzedModel
 from vram_llm.cli.config import EffectiveConfig
 from vram_llm.cli.json_document import VERSION
+from vram_llm.cli.planned_fleet import PlannedFleet
 from vram_llm.cli.watching.snapshot import Snapshot
 from vram_llm.machine.calibration_store import CalibrationRecord
 from vram_llm.machine.disk_store import DiskRecord
 from vram_llm.machine.types import Machine
 from vram_llm.planner.compare import ComparisonRow
+from vram_llm.planner.fleet.types import FLEET_VERSION
 from vram_llm.planner.floor import MemoryFloor
 from vram_llm.planner.measured_speed import MeasuredSpeed
 from vram_llm.planner.memory_report import Certificate
@@ -69,6 +71,7 @@ DOCUMENTS: Mapping[str, type] = {
     "compare": ComparedPlans,
     "doctor": Diagnosis,
     "config": EffectiveConfig,
+    "fleet-plan": PlannedFleet,
     "floor": MemoryFloor,
     "machine": Machine,
     "models": ListedModels,
@@ -90,7 +93,7 @@ def schema(name: str) -> dict[str, Any]:
             for field in part["properties"].values():
                 field.pop("default", None)
     top = parts.pop(reference["$ref"].rpartition("/")[2])
-    version = PLAN_VERSION if of is Plan else VERSION
+    version = {Plan: PLAN_VERSION, PlannedFleet: FLEET_VERSION}.get(of, VERSION)
     top["properties"] = {"version": {"const": version}} | {
         key: value for key, value in top["properties"].items() if key != "version"
     }

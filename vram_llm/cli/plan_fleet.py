@@ -23,7 +23,7 @@ def plan_configured_fleet(ctx: click.Context) -> None:
     Raises BadConfig, UsageError for options that go with one model, and the errors of `plan_fleet`.
     """
     from vram_llm.cli.fleet_config import read_serve
-    from vram_llm.planner.fleet.fleet_json import fleet_to_json
+    from vram_llm.cli.planned_fleet import planned_fleet_json
     from vram_llm.planner.fleet.report import fleet_report
 
     _check_options(ctx.params)
@@ -34,7 +34,7 @@ def plan_configured_fleet(ctx: click.Context) -> None:
     if ctx.params["form"] is not None:
         click.echo(emit_fleet(plan, fleet.servers, ctx.params["form"]).encode())
     elif ctx.params["as_json"]:
-        click.echo(fleet_to_json(plan))
+        click.echo(planned_fleet_json(plan))
     else:
         terminal.show(fleet_report(plan, terminal.width(), all_swaps=ctx.params["verbose"]))
 

@@ -10,6 +10,7 @@ from vram_llm.cli.watching.panels import (
     head_line,
     host_line,
     load_lines,
+    model_lines,
     process_lines,
     request_lines,
     warning_lines,
@@ -50,6 +51,7 @@ def screen_lines(view: View, width: int, height: int) -> list[Line]:
     if snapshot is None:
         return lines
     lines += load_lines(snapshot, view.history, width)
+    lines += _section("models", model_lines(snapshot, width), width, max(height // 3, _LEAST))
     left_lines = height - len(lines)
     body = (
         _wide(view, snapshot, width, left_lines)

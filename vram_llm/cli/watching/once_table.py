@@ -9,6 +9,7 @@ from vram_llm.cli.watching.panels import (
     head_line,
     host_line,
     load_lines,
+    model_lines,
     process_lines,
     request_lines,
     warning_lines,
@@ -29,6 +30,8 @@ def print_once(snapshot: Snapshot) -> None:
     out = terminal.console()
     width = out.width
     terminal.show([head_line(snapshot, None, width), *load_lines(snapshot, History(), width)])
+    if snapshot.models:
+        terminal.show([(), *model_lines(snapshot, width), ()])
     if snapshot.devices:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for title in _TITLES:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from vram_llm.cli.watching.drawing import curve, fitted, flow, gauge, padded
 from vram_llm.cli.watching.history import Curve, History, ratio
 from vram_llm.cli.watching.process_sort import SORTS, ProcessSort
-from vram_llm.cli.watching.snapshot import Snapshot, WatchedHost, WatchedRequest
+from vram_llm.cli.watching.snapshot import Snapshot, WatchedFleetModel, WatchedHost, WatchedRequest
 from vram_llm.machine.device_state import DeviceState
 from vram_llm.text.lines import Line, Span, Style, line, printable, shorten, text_of, wrap
 from vram_llm.text.names import short_name
@@ -29,7 +29,10 @@ def head_line(snapshot: Snapshot | None, gone: str | None, width: int) -> Line:
         note = printable(snapshot.note or "")
         return fitted((Span("this computer", Style.STRONG), Span(f"  {note}", Style.DIM)), width)
     parts = [Span(snapshot.address.partition("://")[2], Style.STRONG)]
-    if (model := snapshot.model) is not None:
+    if snapshot.models is not None:
+        n_loaded = sum(each.state == "resident" for each in snapshot.models)
+        parts.append(Span(f"  {len(snapshot.models)} models, {n_loaded} loaded"))
+    elif (model := snapshot.model) is not None:
         context = "" if model.n_ctx is None else f"  {format_count(model.n_ctx)} context"
         streams = "" if model.parallel is None else f", {model.parallel} at once"
         parts += [Span(f"  {printable(model.id)}"), Span(context + streams, Style.DIM)]
@@ -192,6 +195,33 @@ def process_lines(devices: Sequence[DeviceState], sort: ProcessSort, width: int)
     ]
     last = Column(title=f"program{sort.mark('program')}", least=8)
     return table([*titles, last], cells, width) or []
+
+
+def model_lines(snapshot: Snapshot, width: int) -> list[Line]:
+    """The models of a fleet, below a row of titles; none if the server has one model."""
+    if not snapshot.models:
+        return []
+    columns = [
+        Column(title="model", least=8),
+        Column(title="state"),
+        *(Column(title=title, right=True) for title in ("running", "waiting", "tok/s")),
+        Column(title="memory", least=8),
+    ]
+    return table(columns, [_model_cells(model) for model in snapshot.models], width) or []
+
+
+def _model_cells(model: WatchedFleetModel) -> tuple[str, ...]:
+    load = model.load
+    rate = None if load is None else load.generation_tokens_per_s
+    places = (f"{format_bytes(n)} {device}" for device, n in model.device_bytes.items() if n)
+    return (
+        printable(model.id),
+        printable(model.state),
+        _UNKNOWN if load is None else str(load.n_running),
+        str(model.waiting + (0 if load is None else load.n_waiting)),
+        _UNKNOWN if rate is None else f"{rate:,.1f}",
+        printable(", ".join(places)) or _UNKNOWN,
+    )
 
 
 def request_lines(requests: Sequence[WatchedRequest], width: int) -> list[Line]:

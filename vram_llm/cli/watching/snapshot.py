@@ -1,6 +1,6 @@
 """One moment in `watch`: of a server by its /status, or of this computer by its drivers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -57,6 +57,19 @@ class WatchedLoad:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedFleetModel:
+    """A model of a fleet. Bytes are planned, by device id and "host", also while it is unloaded."""
+
+    id: str
+    state: str  # "unloaded", "queued", "loading", "resident", "unloading", "sleeping", "failed"
+    detail: str | None = None
+    device_bytes: dict[str, int] = field(default_factory=dict)
+    waiting: int = 0  # requests that wait for its load
+    in_flight: int = 0
+    load: WatchedLoad | None = None  # None: it is not loaded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WatchedRequest:
     """A request in flight."""
 
@@ -81,6 +94,7 @@ class Snapshot:
     devices: tuple[DeviceState, ...] = ()
     host: WatchedHost | None = None
     requests: tuple[WatchedRequest, ...] = ()
+    models: tuple[WatchedFleetModel, ...] | None = None  # of a fleet; None: the server has one model
     warnings: tuple[HealthWarning, ...] = ()
 
 
@@ -95,6 +109,7 @@ class _StatusDocument:
     devices: tuple[DeviceState, ...] = ()
     host: WatchedHost | None = None
     requests: tuple[WatchedRequest, ...] = ()
+    models: tuple[WatchedFleetModel, ...] | None = None
 
 
 def of_server(address: str, body: bytes, swapped_before_bytes: int | None = None) -> Snapshot:
@@ -114,6 +129,7 @@ def of_server(address: str, body: bytes, swapped_before_bytes: int | None = None
         devices=status.devices,
         host=status.host,
         requests=status.requests,
+        models=status.models,
         warnings=_warnings(status.devices, status.host, swapped_before_bytes),
     )
 
