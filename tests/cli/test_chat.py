@@ -75,7 +75,7 @@ def test_a_refusal_is_shown_and_the_chat_continues(served: Serving) -> None:
         (["demo", "--no-such-flag"], 64, "there is no option --no-such-flag"),
         (["127.0.0.1:1"], 34, "no server answers at http://127.0.0.1:1/v1"),
         (["127.0.0.1:1", "Hello?", "--n-ctx", "4k"], 64, "--n-ctx is for a model to load"),
-        (["demo", "--max-tokens", "few"], 64, "'few' is not a valid integer"),
+        (["demo", "--max-tokens", "few"], 64, "'few' is not a whole number"),
         (["nowhere.gguf"], 10, "there is no file nowhere.gguf"),
         (["demo", "--n-ctx", "many"], 64, "is not a count"),
     ],

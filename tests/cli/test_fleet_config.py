@@ -98,8 +98,9 @@ MISTAKES = {
     "models:\n  - source: a.gguf\n    ttl: 0": "FILE:3: ttl: 0 s would unload the model at once; write never",
     "models:\n  - source: a.gguf\n    min-residency: never": "FILE:3: min-residency: 'never' is not a time",
     "models:\n  - source: a.gguf\n    replicas: 0": "FILE:3: replicas: '0' is neither a number from 1 to",
-    "models:\n  - source: a.gguf\n    priority: high": "FILE:3: priority: 'high' is not a valid integer",
-    "models:\n  - source: a.gguf\n    preload: maybe": "FILE:3: preload: 'maybe' is not a valid boolean",
+    "models:\n  - source: a.gguf\n    priority: high": "FILE:3: priority: 'high' is not a whole number",
+    "models:\n  - source:a.gguf": "FILE:2: a space is missing after the colon: `- source: a.gguf`",
+    "models:\n  - source: a.gguf\n    preload: maybe": "FILE:3: preload: 'maybe' is neither true nor false",
     "models:\n  - source: a.gguf\n    devices: []": "FILE:3: devices: this is an empty list; name a device",
     "models:\n  - source: a.gguf\n    devices: [1, 1]": "FILE:3: devices: 1 is here twice",
     "models:\n  - source: a.gguf\n    devices: [0]\n    pin: 1": (

@@ -64,9 +64,16 @@ class ConfiguredFleet:
             try:
                 found = resolve(model.source)
             except ModelNotFound as error:
-                raise BadConfig(f"{self.places[model.name]}: {error}") from None
+                raise BadConfig(f"{self._place_before(model.name, model.source)}{error}") from None
             if isinstance(found, Path) and not found.is_file():
-                raise BadConfig(f"{self.places[model.name]}: there is no file {model.source}")
+                raise BadConfig(
+                    f"{self._place_before(model.name, model.source)}there is no file {model.source}"
+                )
+
+    def _place_before(self, name: str, source: str) -> str:
+        """The beginning of a sentence about a source: its place, unless that is an argument, the source."""
+        place = self.places[name]
+        return "" if place == source else f"{place}: "
 
     def on(self, machine: Machine) -> FleetSpec:
         """The spec with ids of the machine's devices. Raises BadConfig for a device that is not there."""

@@ -86,12 +86,18 @@ def entry_settings(entry: FleetEntry) -> dict[str, OptionSetting]:
         return {}
     options = model_options()
     if entry.object.text is not None:
-        raise BadConfig(
-            f"{entry.place}: an entry of {MODELS} has keys of its own: `- source: {entry.object.text[:60]}`"
-        )
+        raise BadConfig(f"{entry.place}: {_no_object(entry.object.text[:60], options)}")
     return settings_of_entries(
         entry.object.entries, options, lambda key: _unknown(key, options, options_by_key(_entry))
     )
+
+
+def _no_object(text: str, options: Mapping[str, click.Option]) -> str:
+    """A sentence on an entry that is a text."""
+    key, colon, value = text.partition(":")
+    if colon and key in options:
+        return f"a space is missing after the colon: `- {key}: {value}`"
+    return f"an entry of {MODELS} has keys of its own: `- source: {text}`"
 
 
 def effective_settings(ctx: click.Context, entry: FleetEntry) -> dict[str, OptionSetting]:

@@ -105,5 +105,18 @@ def nearest_flag(flag: str, known: Collection[str]) -> str | None:
     return next(iter(difflib.get_close_matches(flag, known, n=1, cutoff=_ALIKE)), None)
 
 
+_TYPES = {  # click's words
+    " is not a valid boolean": " is neither true nor false",
+    " is not a valid integer": " is not a whole number",
+    " is not a valid float": " is not a number",
+}
+
+
 def _plain(message: str) -> str:
-    return " ".join(message.split()).removesuffix(".")
+    """One line, in plain words. Of booleans click lists all spellings, an empty one among them."""
+    line = " ".join(message.split()).removesuffix(".")
+    for words, plain in _TYPES.items():
+        wrong, is_so, _ = line.partition(words)
+        if is_so:
+            return wrong + plain
+    return line
