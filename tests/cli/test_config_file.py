@@ -104,7 +104,9 @@ def test_a_variable_with_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VRAM_LLM_PORT", "tcp://10.0.0.1:8080")
     with pytest.raises(click.UsageError) as caught:
         serve.command.make_context("serve", [])
-    assert sentence(caught.value).startswith("serve: $VRAM_LLM_PORT: 'tcp://10.0.0.1:8080' is not a valid")
+    assert sentence(caught.value).startswith(
+        "serve: $VRAM_LLM_PORT: 'tcp://10.0.0.1:8080' is not a whole number"
+    )
     monkeypatch.setenv(CONFIG_VARIABLE, "none")
     serve.command.make_context("serve", [])
 

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     import socket
 
     from vram_llm.engine.engine_protocol import Engine
-    from vram_llm.fleet.engines import FleetEngine
+    from vram_llm.engine.process import SpareProcess
+    from vram_llm.fleet.engines import FleetEngine, MakeEngine
     from vram_llm.fleet.load_plans import FleetReplan, FreeBytes
     from vram_llm.fleet.snapshots import FleetModel, ModelState
     from vram_llm.machine.types import Machine
@@ -46,7 +47,6 @@ def serve_fleet(
     from vram_llm.engine.process import SpareProcess
     from vram_llm.fleet.load_plans import LoadPlans
     from vram_llm.fleet.manager import Fleet
-    from vram_llm.fleet.replicas import make_engine
     from vram_llm.server.config import ServerConfig
     from vram_llm.server.fleet.run import FleetService
     from vram_llm.server.fleet.run import serve_fleet as serve
@@ -60,19 +60,13 @@ def serve_fleet(
         port: int = bound[0].getsockname()[1]
         spare, planning, configs = SpareProcess(log), PlanningProcess(), dict(settings.configs)
 
-        def engine_of(
-            plans: "Sequence[Plan]", name: str, on_state: "Callable[[Engine], None]"
-        ) -> "FleetEngine":
-            watchdog_s = configs[name].watchdog_s
-            return make_engine(plans, name, on_state, watchdog_s=watchdog_s, processes=spare)
-
         async def apply(later: "FleetSettings") -> None:
             configs.update(later.configs)
             await fleet.apply(later.plan)
 
         fleet = Fleet(
             settings.plan,
-            make_engine=engine_of,
+            make_engine=_engines(configs, spare),
             load_plans=LoadPlans(free_bytes_of(settings.plan), _replan(lambda: fleet.plan, machine)),
             on_change=StateLog(),
         )
@@ -87,6 +81,17 @@ def serve_fleet(
             await spare.close()
 
     run_listening(main, config, socks)
+
+
+def _engines(configs: "Mapping[str, ServerConfig]", processes: "SpareProcess") -> "MakeEngine":
+    """Makes engines with the watchdogs of `configs`, which may change."""
+    from vram_llm.fleet.replicas import make_engine
+
+    def engine_of(plans: "Sequence[Plan]", name: str, on_state: "Callable[[Engine], None]") -> "FleetEngine":
+        watchdog_s = configs[name].watchdog_s
+        return make_engine(plans, name, on_state, watchdog_s=watchdog_s, processes=processes)
+
+    return engine_of
 
 
 def _replan(plan: "Callable[[], FleetPlan]", machine: "Callable[[], Machine] | None") -> "FleetReplan | None":
