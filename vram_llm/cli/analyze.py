@@ -80,7 +80,7 @@ def _draw(picture: Path, name: str, profile: "ModelProfile", gpus: tuple[str, ..
     from vram_llm.planner.pictures import layer_picture
     from vram_llm.workflows import detection, planning
 
-    plan = planning.plan(name, detection.detect(gpus)) if gpus else None
+    plan = planning.plan(name, detection.detect(gpus), compares=False) if gpus else None
     draw_layers(layer_picture(profile, plan), picture)
     terminal.say(f"picture: {picture}", err=True)
 

@@ -62,7 +62,7 @@ def model(
         plan = saved_plan(plan_file, options)
     else:
         assert name is not None
-        plan = planning.plan(name, options.machine(), options.workload)
+        plan = planning.plan(name, options.machine(), options.workload, compares=False)
     with progress() as on_progress:
         results = measurement.bench_model(
             plan,

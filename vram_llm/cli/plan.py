@@ -162,7 +162,8 @@ def command(
         if wants_floor:
             show_floor(name, options, machine, dry, as_json=as_json)
             return
-        plan = planning.plan(name, machine, options.workload, dry)
+        compares = form in (None, "json")  # other formats do not have the alternatives
+        plan = planning.plan(name, machine, options.workload, dry, compares=compares)
         _draw(picture, name, machine, options.workload, plan, dry)
     if as_json or form is not None:
         _emit(plan, form)

@@ -40,7 +40,7 @@ def command(
     else:
         if name is None:
             name = built_in("verifying")
-        plan = planning.plan(name, options.machine(), options.workload)
+        plan = planning.plan(name, options.machine(), options.workload, compares=False)
     with LoadProgress(plan.model.name, plan.model.total_bytes) as bar:
         certificate = verification.verify(plan, on_state=bar.on_state)
     if as_json:

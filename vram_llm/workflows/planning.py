@@ -253,7 +253,7 @@ def compare(
     from vram_llm.planner.compare import ComparisonRow, compared
 
     try:
-        return compared(plan(model, machine, workload, dry), rig)
+        return compared(plan(model, machine, workload, dry, compares=False), rig)
     except DoesNotFit as error:
         return ComparisonRow(model=analyze(model).name, rig=rig, fits=False, refusal=str(error))
 
