@@ -17,7 +17,15 @@ from pathlib import Path
 import pytest
 
 from tests import zoo
-from tests.cli.running import ROOT, environment, run, run_here, run_program
+from tests.cli.running import (
+    ROOT,
+    each_plan_once,
+    environment,
+    run,
+    run_here,
+    run_program,
+    without_alternatives,
+)
 from tests.cli.running import command as line
 from tests.cli.typed import printed_flags
 from tests.patience import PATIENCE_S
@@ -42,9 +50,12 @@ NOT_RUN = {
     "make test": "is what runs these tests",
     ". .venv/bin/activate": "is for a shell",
     "vram-llm calibrate": "measures for a minute; tests/cli/test_calibrate.py runs it on workers",
+    "vram-llm calibrate --seconds 2": "measures this computer, as tests/cli/test_calibrate.py does",
     "python examples/embeddings.py QUESTION TEXT TEXT": "names no texts; tests/test_examples.py runs it",
     'python examples/vision.py PICTURE.png "What is this?"': "names no picture; tests/test_examples.py does",
     "python examples/structured.py": "tests/test_examples.py runs it as it is written",
+    "python examples/uneven_rig.py MODEL.gguf": "tests/test_examples.py runs it on the 49B",
+    "python examples/long_context.py MODEL.gguf": "tests/test_examples.py runs it on the 8B",
     "python examples/tools.py": "tests/test_examples.py runs it as it is written",
     'python examples/langchain_chat.py "What is GGUF?"': "tests/test_examples.py runs it as it is written",
     'examples/chat.sh "What is VRAM?"': "tests/test_examples.py runs it as it is written",
@@ -94,12 +105,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shell(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """Run in a shell in which `vram-llm` and `python` are these; what is measured stays in `folder`."""
+    """Run in a shell in which `vram-llm` and `python` are these, with `data_apart`."""
     arranged = (
         f'vram-llm() {{ "{sys.executable}" -m vram_llm "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}\n'
     )
-    data_apart = environment(120) | {"VRAM_LLM_DATA_DIR": str(folder / "data")}
-    return run_program("bash", "-c", arranged + command, cwd=folder, env=data_apart)
+    return run_program("bash", "-c", arranged + command, cwd=folder, env=data_apart(folder))
+
+
+def data_apart(folder: Path) -> dict[str, str]:
+    """An environment in which what is measured stays in `folder`."""
+    return environment(120) | {"VRAM_LLM_DATA_DIR": str(folder / "data")}
 
 
 def is_server(command: str) -> bool:
@@ -107,9 +122,7 @@ def is_server(command: str) -> bool:
 
 
 def needs_server(command: str) -> bool:
-    offline = ("python examples/uneven_rig.py", "python examples/long_context.py")
-    clients = ("python ", "examples/", "vram-llm bench serve")
-    return command.startswith(clients) and not command.startswith(offline)
+    return command.startswith(("python ", "examples/", "vram-llm bench serve"))
 
 
 def ports_of(commands: list[str]) -> dict[str, str]:
@@ -133,9 +146,23 @@ def test_there_are_commands_to_try_and_reasons_for_the_rest() -> None:
     assert set(NOT_RUN) <= {command for _, command in EVERY}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _plans_made_once() -> Iterator[None]:
+    with each_plan_once():
+        yield
+
+
+def needs_process(command: str) -> bool:
+    """Whether a command is run in a shell: it needs one, or is no plan that is only printed."""
+    return not command.startswith("vram-llm plan ") or bool(re.search(r"[>|]|--plot\b", command))
+
+
 @pytest.mark.parametrize(("name", "command"), ALONE)
 def test_as_written(folder: Path, name: str, command: str) -> None:
-    done = shell(command, folder)
+    if needs_process(command):
+        done = shell(command, folder)
+    else:
+        done = run_here(*shlex.split(command)[1:], cwd=folder, env=data_apart(folder))
     assert done.returncode == 0, f"{name}: {command}\n{done.stderr}"
 
 
@@ -150,7 +177,7 @@ PLANS = [
 def test_a_plan_is_planned_again_by_the_flags_it_prints(
     folder: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = shlex.split(command.replace("--explain", "").replace("--verbose", ""))[1:]
+    words = shlex.split(re.sub(r"--explain|--verbose|--plot \S+", "", command))[1:]
     document = run_here(*words, "--json", cwd=folder).stdout
     planned = json.loads(document)
     if not planned.get("placement", {}).get("device_order"):  # the machine alone, or nothing on a device
@@ -158,7 +185,8 @@ def test_a_plan_is_planned_again_by_the_flags_it_prints(
     print_plan(from_json(document.encode(), command), n_ways=None, verbose=True)
     printed = printed_flags(capsys.readouterr().out)
     own = next(flags for flags in printed if flags[0] == "--n-gpu-layers")
-    again = run_here(*words, "--json", *own, cwd=folder)
+    with without_alternatives():
+        again = run_here(*words, "--json", *own, cwd=folder)
     assert json.loads(again.stdout)["placement"] == planned["placement"]
     flags_of_ways = {tuple(way["flags"]) for way in planned["alternatives"] if way["flags"] and way["fits"]}
     assert flags_of_ways <= set(printed)

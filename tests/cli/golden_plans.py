@@ -11,21 +11,26 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import TypeVar
 from unittest.mock import patch
 
 from tests import zoo
 from tests.companions import write_mmproj
 from vram_llm.cli.main import main
+from vram_llm.errors import DoesNotFit
+from vram_llm.llama.dryrun.client import DryRun
 from vram_llm.machine.detect import what_if
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
 from vram_llm.machine.what_if_host import HostDescription
 from vram_llm.machine.worker_spec import WorkerSpec
-from vram_llm.planner.types import Plan, Workload
+from vram_llm.planner.types import Workload
 from vram_llm.units import GIB
-from vram_llm.workflows import detection, planning
+from vram_llm.workflows import detection, memory_floor, planning, quantizations
+
+T = TypeVar("T")
 
 FOLDER = Path(__file__).parent / "golden"
 ENCODINGS = ("utf-8", "ascii")
@@ -108,27 +113,41 @@ def detect(
 
 @contextmanager
 def fixed_machine() -> Iterator[None]:
-    """Commands see the models of PLANS and the fixed machine; each plan is made once."""
-    plan = planning.plan
-    plans: dict[tuple[str, Machine, Workload], Plan] = {}
-
-    def plan_once(model: str, machine: Machine, workload: Workload, dry: object = None) -> Plan:
-        key = (model, machine, workload)
-        if key not in plans:
-            plans[key] = plan(model, machine, workload, shared)
-        return plans[key]
-
+    """Commands see the models of PLANS and the fixed machine; each plan is made, or refused, once."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         write_models(folder)
         stack.callback(os.chdir, Path.cwd())
         os.chdir(folder)
         shared = stack.enter_context(planning.dry_run())
-        stack.enter_context(patch.object(planning, "plan", plan_once))
+        stack.enter_context(patch.object(planning, "plan", _once(planning.plan, shared)))
+        floor_once = _once(memory_floor.memory_floor, shared)
+        stack.enter_context(patch.object(memory_floor, "memory_floor", floor_once))
+        compared_once = _once(quantizations.compare_files, shared)
+        stack.enter_context(patch.object(quantizations, "compare_files", compared_once))
         stack.enter_context(patch.object(planning, "dry_run", lambda: nullcontext(shared)))
         stack.enter_context(patch.object(planning, "largest_process", lambda: None))
         stack.enter_context(patch.object(detection, "detect", detect))
         yield
+
+
+def _once(function: Callable[..., T], dry: DryRun) -> Callable[..., T]:
+    """`function` of a model or models, a machine and a workload, by `dry`. Results and refusals are kept."""
+    results: dict[object, T | DoesNotFit] = {}
+
+    def call(model: object, machine: Machine, workload: Workload, _: object = None, **options: bool) -> T:
+        key = (model, machine, workload, *options.items())
+        if key not in results:
+            try:
+                results[key] = function(model, machine, workload, dry, **options)
+            except DoesNotFit as error:
+                results[key] = error
+        result = results[key]
+        if isinstance(result, DoesNotFit):
+            raise result
+        return result
+
+    return call
 
 
 def printed(name: str, encoding: str) -> str:

@@ -68,19 +68,36 @@ def run_here(
 def each_plan_once() -> Iterator[None]:
     """Within the block commands of `run_here` that ask for a plan again get the plan that was made.
 
-    The host's free memory, which differs between two readings, makes no other plan of it.
+    The host's free memory, which differs between two readings, makes no other plan of it. A plan with
+    alternatives also stands for the same plan without them.
     """
     plan, plans = planning.plan, dict[object, Plan]()
 
-    def plan_once(model: str, machine: Machine, workload: Workload, dry: DryRun | None = None) -> Plan:
+    def plan_once(
+        model: str, machine: Machine, workload: Workload, dry: DryRun | None = None, *, compares: bool = True
+    ) -> Plan:
         path = Path(model).resolve()
         same = replace(machine, host=replace(machine.host, available_bytes=0))
         key = (path, path.stat().st_mtime_ns if path.exists() else 0, same, workload)
-        if key not in plans:
-            plans[key] = plan(model, machine, workload, dry)
-        return plans[key]
+        if (key, True) not in plans and (key, compares) not in plans:
+            plans[key, compares] = plan(model, machine, workload, dry, compares=compares)
+        return plans.get((key, True)) or plans[key, compares]
 
     with patch.object(planning, "plan", plan_once):
+        yield
+
+
+@contextmanager
+def without_alternatives() -> Iterator[None]:
+    """Within the block the plans of `run_here` have no alternatives, which take most of the time."""
+    plan = planning.plan
+
+    def plan_alone(
+        model: str, machine: Machine, workload: Workload, dry: DryRun | None = None, *, compares: bool = True
+    ) -> Plan:
+        return plan(model, machine, workload, dry, compares=False)
+
+    with patch.object(planning, "plan", plan_alone):
         yield
 
 

@@ -30,7 +30,7 @@ def _environment(folder: Path) -> dict[str, str]:
 def test_a_journey(tmp_path: Path, workers: tuple[str, ...]) -> None:
     """Measured, shown, planned with, forgotten."""
     endpoint = workers[0]
-    done = run(tmp_path, "calibrate", "--rpc", f"{endpoint}@2GiB", "--seconds", "2", "--json")
+    done = run(tmp_path, "calibrate", "--rpc", f"{endpoint}@2GiB", "--seconds", "1", "--json")
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     jsonschema.validate(printed, schema("calibrate"))
@@ -39,11 +39,11 @@ def test_a_journey(tmp_path: Path, workers: tuple[str, ...]) -> None:
     assert len(found) >= 2
     assert found[endpoint]["link_bytes_per_s"] > 0
 
-    shown = run(tmp_path, "calibrate", "--show")
+    shown = run_here(tmp_path, "calibrate", "--show")
     assert shown.returncode == 0, shown.stderr
     assert endpoint in shown.stdout
     assert found[endpoint]["measured_at"][:10] in shown.stdout
-    assert json.loads(run(tmp_path, "calibrate", "--show", "--json").stdout)["devices"] == found
+    assert json.loads(run_here(tmp_path, "calibrate", "--show", "--json").stdout)["devices"] == found
 
     planned = run(tmp_path, "plan", "demo", "--rpc", f"{endpoint}@2GiB", "--json")
     plan = json.loads(planned.stdout)
@@ -60,11 +60,12 @@ def test_a_journey(tmp_path: Path, workers: tuple[str, ...]) -> None:
     assert {"pp32", "tg8", "tg8 x2"} <= set(rows)
     assert "expected from measured figures" in benched.stdout
 
-    dropped = run(tmp_path, "calibrate", "--forget", endpoint)
+    dropped = run_here(tmp_path, "calibrate", "--forget", endpoint)
     assert dropped.returncode == 0
     assert f"forgotten: {endpoint}" in dropped.stderr
-    assert endpoint not in run(tmp_path, "calibrate", "--show").stdout
-    assert run(tmp_path, "calibrate", "--forget", "all", "--show").stdout.startswith("no measurements yet")
+    assert endpoint not in run_here(tmp_path, "calibrate", "--show").stdout
+    emptied = run_here(tmp_path, "calibrate", "--forget", "all", "--show")
+    assert emptied.stdout.startswith("no measurements yet")
 
 
 def test_a_worker_that_is_not_there(tmp_path: Path) -> None:

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from tests import zoo
-from tests.cli.running import run_here
+from tests.cli.running import run_here, without_alternatives
 from tests.cli.typed import printed_flags
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("plans_made_once")]
 
 
 def placement(*args: str | Path) -> dict[str, Any]:
-    done = run_here("plan", *args, "--json")
+    with without_alternatives():
+        done = run_here("plan", *args, "--json")
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)["placement"]
     return found
