@@ -159,6 +159,7 @@ class DeviceProps(ctypes.Structure):
 CPU_DEVICE_TYPE = 0
 GPU_DEVICE_TYPE = 1
 INTEGRATED_GPU_DEVICE_TYPE = 2
+META_DEVICE_TYPE = 4  # of devices that share tensors
 
 
 def declare(name: str, result: Any, *arguments: Any) -> Any:

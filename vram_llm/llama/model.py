@@ -116,6 +116,7 @@ class LoadedModel:
             callback = C.llama_progress_callback(lambda fraction, _: progress(fraction))
             params.keep(callback)
             params.struct.progress_callback = callback
+        self._params = params  # a model split by tensors reads its shares when a context is made
         model = C.llama_model_load_from_file(os.fsencode(plan.model.path), params.struct)
         if not model:
             reason = b.last_errors() or "it gives no reason"

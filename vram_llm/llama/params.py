@@ -9,6 +9,7 @@ from vram_llm.llama.bindings import C
 from vram_llm.model.pooling import NUMBERS
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.context import NO_TENSOR
+from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import HOST, Context, FlashAttention, Placement
 
 FLASH_ATTENTION = {
@@ -47,6 +48,8 @@ class ModelParams:
         self.struct.devices = ctypes.cast(self._devices, b.Pointer)
         self.struct.tensor_split = self._split
         self.struct.n_gpu_layers = placement.n_gpu_layers
+        if placement.split_mode is SplitMode.TENSOR:
+            self.struct.split_mode = C.LLAMA_SPLIT_MODE_TENSOR
         # weights of a mapped file would be repacked into memory all the same
         may_repack = extra_buffers and context.resident_bytes is None
         self.struct.use_extra_bufts = may_repack and not b.has_amx_kernels()
@@ -58,6 +61,8 @@ class ModelParams:
     def _overrides(self, placement: Placement, context: Context, devices: Sequence[int]) -> list[_Override]:
         """The placement's overrides; without any, one that only keeps llama.cpp from pipeline copies."""
         cpu = b.dev_buffer_type(b.dev_by_type(b.CPU_DEVICE_TYPE))
+        if placement.split_mode is SplitMode.TENSOR:  # it has one device for llama.cpp, so no copies
+            return []
         if not placement.overrides:
             no_copies = not context.pipeline_copies and len(devices) > 1
             return [_Override(NO_TENSOR.encode(), cpu)] if no_copies else []

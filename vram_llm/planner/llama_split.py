@@ -10,7 +10,7 @@ from ctypes import c_float
 from vram_llm.errors import BadSplit
 from vram_llm.planner.override_text import override_flags
 from vram_llm.planner.overrides import Override
-from vram_llm.planner.tensor_split import TensorSplit
+from vram_llm.planner.tensor_split import SplitMode, TensorSplit
 from vram_llm.planner.types import HOST, Placement
 
 
@@ -91,6 +91,19 @@ def placement_from_counts(ids: Sequence[str], counts: Sequence[int], n_layers: i
     assignment = [-1] * cpu_layers + [i for i, count in enumerate(counts) for _ in range(count)]
     last = max((i for i, count in enumerate(counts) if count), default=len(ids) - 1)
     return placement_of(ids, [*assignment, last if ids else -1])
+
+
+def tensor_placement(ids: Sequence[str], shares: Sequence[int], n_layers: int) -> Placement:
+    """The Placement in which each of `ids` has a share of every layer and of the output."""
+    return Placement(
+        device_order=tuple(ids),
+        layers_per_device=(n_layers,) * len(ids),
+        output_device=ids[0],
+        cpu_layers=0,
+        tensor_split=tuple(shares),
+        n_gpu_layers=n_layers + 1,
+        split_mode=SplitMode.TENSOR,
+    )
 
 
 def split_of(placement: Placement) -> TensorSplit | None:

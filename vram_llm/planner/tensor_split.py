@@ -3,10 +3,26 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from vram_llm.errors import BadSplit
 
 EXAMPLE = "32,33,16 or GPU1=38,GPU2=43"
+
+
+class SplitMode(StrEnum):
+    """How devices share a model (llama_split_mode of llama.h)."""
+
+    LAYER = "layer"  # each device has whole layers, and they compute one after the other
+    TENSOR = "tensor"  # each device has a share of every layer, and they compute at the same time
+
+
+class SplitChoice(StrEnum):
+    """The user's wish for the split mode."""
+
+    AUTO = "auto"  # by tensors if that is faster by more than the prediction may be off
+    LAYER = "layer"
+    TENSOR = "tensor"  # by tensors, or a refusal
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from vram_llm.model.file_identity import FileIdentity
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.estimates import Estimate, MemoryUse
 from vram_llm.planner.overrides import Override
-from vram_llm.planner.tensor_split import TensorSplit
+from vram_llm.planner.tensor_split import SplitChoice, SplitMode, TensorSplit
 from vram_llm.units import MIB
 
 HOST = "host"  # the computer's own id among device ids
@@ -87,6 +87,7 @@ class Workload:
     reserve_bytes: int = 1024 * MIB  # kept free on every device and on the host
     n_gpu_layers: int | None = None  # counted as in llama.cpp: the output is one layer
     tensor_split: TensorSplit | None = None
+    split_mode: SplitChoice = SplitChoice.LAYER
     overrides: tuple[Override, ...] | None = None  # None: the planner moves weights where that helps
     op_offload: bool | None = None  # copy the host's weights to the first device for prompts; None: if faster
     kv_offload: bool | None = None  # keep the KV cache on the devices of its layers, not on the host
@@ -165,6 +166,9 @@ class Placement:
     `layers_per_device` counts repeating layers. `tensor_split` also counts the output on its device, as
     llama.cpp expects. `overrides` move weights of single layers away from their layer's device. A device
     without layers, output and moved weights is left out.
+
+    With the split mode TENSOR each device has a share of every layer and of the output, in proportion to
+    `tensor_split`; `layers_per_device` has all layers for each, and `output_device` is the first device.
     """
 
     device_order: tuple[str, ...]
@@ -174,6 +178,7 @@ class Placement:
     tensor_split: tuple[int, ...]
     n_gpu_layers: int
     overrides: tuple[Override, ...] = ()
+    split_mode: SplitMode = SplitMode.LAYER
 
     @property
     def shares_layers_with_host(self) -> bool:
@@ -182,12 +187,16 @@ class Placement:
         return on_host and any(self.layers_per_device)
 
     def layer_devices(self) -> tuple[str, ...]:
-        """The device id of each layer, or "host"."""
+        """The device id of each layer, or "host"; the first device's if all devices share every layer."""
+        if self.split_mode is SplitMode.TENSOR:
+            return self.device_order[:1] * self.layers_per_device[0]
         on_devices = zip(self.device_order, self.layers_per_device, strict=True)
         return (HOST,) * self.cpu_layers + tuple(id for id, count in on_devices for _ in range(count))
 
     def first_and_last(self, device_id: str) -> tuple[int, int] | None:
         """The first and the last of the layers on a device, or on the host; None if it has none."""
+        if self.split_mode is SplitMode.TENSOR:
+            return (0, self.layers_per_device[0] - 1) if device_id in self.device_order else None
         here = [layer for layer, place in enumerate(self.layer_devices()) if place == device_id]
         return (here[0], here[-1]) if here else None
 

@@ -34,6 +34,7 @@ from vram_llm.model.header import Header
 from vram_llm.model.strip import write_stripped
 from vram_llm.planner.estimates import DeviceEstimate, Estimate, HostEstimate, MemoryUse
 from vram_llm.planner.overhead import overhead_bytes
+from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import Context, FlashAttention, Placement
 from vram_llm.stderr_reason import environment, last_words
 
@@ -245,6 +246,7 @@ def _needs_real_devices(request: DryRunRequest) -> bool:
     devices = request.devices
     are_local = all(device.ggml_name is not None and not device.what_if for device in devices)
     can_be_real = are_local and not request.adapters and request.mode is DryRunMode.VIRTUAL
+    can_be_real &= request.placement.split_mode is SplitMode.LAYER
     return can_be_real and any(device.kind in _GRAPH_REORDERING_KINDS for device in devices)
 
 

@@ -14,6 +14,7 @@ from vram_llm.llama import bindings as b
 from vram_llm.llama.dryrun.buffers import without_host_memory
 from vram_llm.planner.types import Context
 
+_WITH_BUFFERS = (b.GPU_DEVICE_TYPE, b.INTEGRATED_GPU_DEVICE_TYPE, b.META_DEVICE_TYPE)
 _ONE_SEQUENCE = frozenset({b"kimi-linear", b"minimax-01"})
 """Architectures whose prompt graph is larger for one sequence than for several (TAG_RESERVE_DIAG_DECAY)."""
 
@@ -38,6 +39,7 @@ class Reservation:
     """The sizes of a context's compute buffers, and the number of splits of its graphs."""
 
     compute_bytes: dict[int | None, int]  # by the address of the ggml device; None: the host
+    n_tokens: int  # rows of the prompt's graph
     decode_splits: int  # of the graph of a decode step, one row for each sequence
     prompt_splits: int  # of the graph of a full micro-batch
 
@@ -66,10 +68,9 @@ def reserve_graphs(model: int, ctx: int, context: Context) -> Reservation:
     for i in range(_n_backends(scheduler)):
         backend = _backend(scheduler, i)
         device = _device(backend)
-        is_gpu = b.props_of(device).type in (b.GPU_DEVICE_TYPE, b.INTEGRATED_GPU_DEVICE_TYPE)
-        owner = device if is_gpu else None
+        owner = device if b.props_of(device).type in _WITH_BUFFERS else None
         compute_bytes[owner] = compute_bytes.get(owner, 0) + _buffer_size(scheduler, backend)
-    return Reservation(compute_bytes, decode_splits, prompt_splits)
+    return Reservation(compute_bytes, n_tokens, decode_splits, prompt_splits)
 
 
 def _reserve_graph(ctx: int, n_tokens: int, n_sequences: int, n_outputs: int) -> int:

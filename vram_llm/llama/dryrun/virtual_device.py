@@ -5,6 +5,7 @@ models on it as on a real device, as long as nothing is computed. Virtual device
 """
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from vram_llm.llama.dryrun.backend_rules import (
 from vram_llm.llama.dryrun.ggml_structs import GgmlTensor, c_string, callback, keep
 from vram_llm.machine.types import DeviceKind
 from vram_llm.model.quants import TYPES, row_bytes
+from vram_llm.planner.padding import pad
 from vram_llm.units import GIB
 
 _GPU = 1  # GGML_BACKEND_DEVICE_TYPE_GPU
@@ -46,6 +48,8 @@ class VirtualDevice:
     def __init__(self, name: str, config: VirtualDeviceConfig) -> None:
         self.config = config
         self.memory_bytes = _MEMORY_BYTES  # all free; llama.cpp asks for it only without a tensor split
+        self.allocated_bytes = 0  # by llama.cpp, over the device's life
+        self._on_tensor: Callable[[int], None] | None = None
         self._rules = BACKEND_RULES[config.kind]
         self._supports_by_op = self._rules.supports
         self._min_batch = min_offloaded_batch()
@@ -70,12 +74,10 @@ class VirtualDevice:
         iface = buffer_type.iface
         iface.get_name = callback(b.Pointer, b.Pointer)(lambda _: self._name)
         iface.get_alignment = callback(ctypes.c_size_t, b.Pointer)(lambda _: alignment_bytes)
-        iface.alloc_buffer = callback(b.Pointer, b.Pointer, ctypes.c_size_t)(
-            lambda address, n_bytes: ggml_structs.buffer_init(address, buffers.NO_MEMORY, None, n_bytes)
-        )
+        iface.alloc_buffer = callback(b.Pointer, b.Pointer, ctypes.c_size_t)(self._allocate)
         if rules.max_buffer_bytes:
             iface.get_max_size = callback(ctypes.c_size_t, b.Pointer)(lambda _: rules.max_buffer_bytes)
-        self._get_alloc_size = callback(ctypes.c_size_t, b.Pointer, b.Pointer)(self._allocated_bytes)
+        self._get_alloc_size = callback(ctypes.c_size_t, b.Pointer, b.Pointer)(self._queried_bytes)
         return buffer_type
 
     def set_query(self, *, weights: bool) -> None:
@@ -87,9 +89,29 @@ class VirtualDevice:
         config, rules = self.config, self._rules
         pads_rows = config.row_padding and (weights or not config.f16_cache)
         has_scratch = rules.scratch and not weights and (rules.scratch_for_f16 or not config.f16_cache)
-        self._buffer_type.iface.get_alloc_size = self._get_alloc_size if pads_rows or has_scratch else None
+        is_asked = pads_rows or has_scratch or self._on_tensor is not None
+        self._buffer_type.iface.get_alloc_size = self._get_alloc_size if is_asked else None
 
-    def _allocated_bytes(self, _: object, address: int) -> int:
+    def watch(self, on_tensor: Callable[[int], None] | None) -> None:
+        """Call `on_tensor` with the address of each tensor whose size llama.cpp queries; None: no longer."""
+        self._on_tensor = on_tensor
+        self.set_query(weights=True)
+
+    def padded_bytes(self, tensor: GgmlTensor) -> int:
+        """Bytes of a weight or a cache tensor in a buffer of this device, with its padding."""
+        return pad(self._tensor_bytes(ctypes.addressof(tensor)), self.config.alignment_bytes)
+
+    def _allocate(self, buffer_type: int, n_bytes: int) -> int:
+        self.allocated_bytes += n_bytes
+        buffer: int = ggml_structs.buffer_init(buffer_type, buffers.NO_MEMORY, None, n_bytes)
+        return buffer
+
+    def _queried_bytes(self, _: object, address: int) -> int:
+        if self._on_tensor is not None:
+            self._on_tensor(address)
+        return self._tensor_bytes(address)
+
+    def _tensor_bytes(self, address: int) -> int:
         """Bytes of the tensor at `address` in a buffer of this device, before alignment."""
         n_bytes: int = ggml_structs.nbytes(address)
         op = _int_at(address + _OP_OFFSET).value

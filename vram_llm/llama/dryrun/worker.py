@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,6 +25,7 @@ from vram_llm.llama.dryrun.wire import (
 from vram_llm.machine.types import Device
 from vram_llm.model.header_reader import read_header
 from vram_llm.planner.estimates import MemoryUse
+from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import Context
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ def measure_placement(request: DryRunRequest) -> DryRunReply:
         raise ModelRefused(f"llama.cpp refuses the model: {b.last_errors() or 'it gives no reason'}")
     try:
         adapters = load_adapters(model, request.adapters)
+        if request.placement.split_mode is SplitMode.TENSOR:
+            return _measure_tensor_split(model, context, virtual)
         if request.mode is DryRunMode.VIRTUAL:
             return _measure_context(model, context, devices, virtual, adapters)
         # a real load also reserves a graph of one token for each sequence, which may need larger buffers
@@ -146,12 +149,7 @@ def _measure_context(
     samplers = DeviceSamplers(n_samplers, b.C.llama_vocab_n_tokens(b.C.llama_model_get_vocab(model)))
     if n_samplers:
         samplers.put_into(params)
-    ctx = b.C.llama_init_from_model(model, params)
-    if not ctx:
-        raise ModelRefused(
-            f"llama.cpp will not make a context of {context.n_ctx} tokens: "
-            f"{b.last_errors() or 'it gives no reason'}"
-        )
+    ctx = _made_context(model, context, params)
     apply_adapters(int(ctx), adapters)
     reservation = reserve_graphs(model, ctx, context) if virtual or not devices else None
     for device in virtual:
@@ -169,6 +167,49 @@ def _measure_context(
             for use, owner in zip(on_devices, devices, strict=True)
         ],
         host=replace(on_host, compute_bytes=compute_bytes[None]),
+        graph_splits=reservation.decode_splits,
+        prompt_graph_splits=reservation.prompt_splits,
+    )
+
+
+def _made_context(model: int, context: Context, params: Any) -> int:
+    """A new context of `model`. Raises ModelRefused."""
+    from vram_llm.llama import bindings as b
+
+    ctx = b.C.llama_init_from_model(model, params)
+    if not ctx:
+        raise ModelRefused(
+            f"llama.cpp will not make a context of {context.n_ctx} tokens: "
+            f"{b.last_errors() or 'it gives no reason'}"
+        )
+    return int(ctx)
+
+
+def _measure_tensor_split(model: int, context: Context, virtual: "Sequence[VirtualDevice]") -> DryRunReply:
+    """The bytes of devices that share the tensors of `model`, and of the host. Raises ModelRefused."""
+    from vram_llm.llama import bindings as b
+    from vram_llm.llama import memory_breakdown
+    from vram_llm.llama.dryrun.reservation import reserve_graphs
+    from vram_llm.llama.dryrun.tensor_shares import TensorShares
+    from vram_llm.llama.params import context_params
+
+    for device in virtual:
+        device.set_query(weights=False)
+    before = [device.allocated_bytes for device in virtual]
+    ctx = _made_context(model, context, context_params(context))
+    # without memory for weights and KV cache, llama.cpp allocates recurrent states alone
+    states_bytes = [device.allocated_bytes - was for device, was in zip(virtual, before, strict=True)]
+    reservation = reserve_graphs(model, ctx, context)
+    shares = TensorShares(model, virtual)
+    virtual[0].watch(shares.count)  # the meta device queries each device for each whole tensor
+    uses = memory_breakdown.memory_use(ctx)
+    virtual[0].watch(None)
+    b.C.llama_free(ctx)
+    compute_bytes = dict(reservation.compute_bytes)
+    host = replace(uses.get(None, MemoryUse()), compute_bytes=compute_bytes.pop(None))
+    return DryRunReply(
+        devices=shares.uses(sum(compute_bytes.values()), reservation.n_tokens, states_bytes),
+        host=host,
         graph_splits=reservation.decode_splits,
         prompt_graph_splits=reservation.prompt_splits,
     )
