@@ -47,9 +47,13 @@ from typing import ClassVar
 
 
 class VramLLMError(Exception):
-    """An error with a sentence for the user: what happened, by how much, what to try."""
+    """An error with a sentence for the user: what happened, by how much, what to try.
+
+    `retry_after_s` is the time after which the same request may succeed; None: unknown.
+    """
 
     exit_code: ClassVar[int] = 1
+    retry_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,9 +305,9 @@ class DiskFull(VramLLMError):
 
 
 class Overloaded(VramLLMError):
-    """The queue is full. `retry_after_s` is the time after which to ask again."""
+    """The queue is full, or a model is not loaded soon enough."""
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
+    def __init__(self, message: str, retry_after_s: float | None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 

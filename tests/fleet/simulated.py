@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from vram_llm.fleet.forecast import seconds_until_resident
+from vram_llm.fleet.forecast import Wait, wait_for
 from vram_llm.fleet.residency import Fits, Phase, Standing, decide
 
 STOP_S = 0.1
@@ -28,7 +28,7 @@ class SimulatedFleet:
     waits: list[tuple[Arrival, float]] = field(default_factory=list)
     loads: list[tuple[float, str]] = field(default_factory=list)
     unloads: list[tuple[float, Standing]] = field(default_factory=list)  # as they were when drains began
-    forecasts: list[tuple[Arrival, float | None]] = field(default_factory=list)
+    forecasts: list[tuple[Arrival, Wait]] = field(default_factory=list)
     now: float = 0.0
     _events: list[tuple[float, int, str, str]] = field(default_factory=list)
     _queues: dict[str, list[Arrival]] = field(default_factory=dict)
@@ -43,10 +43,8 @@ class SimulatedFleet:
                 arrival = pending.pop()
                 self.now = max(self.now, arrival.at)
                 if forecasts and self.models[arrival.model].phase is not Phase.RESIDENT:
-                    wait_s = seconds_until_resident(
-                        arrival.model, self._standings(), self.fits, self.now, frozenset()
-                    )
-                    self.forecasts.append((arrival, wait_s))
+                    wait = wait_for(arrival.model, self._standings(), self.fits, self.now)
+                    self.forecasts.append((arrival, wait))
                 self._arrive(arrival)
             else:
                 self.now, _, kind, name = heapq.heappop(self._events)

@@ -13,7 +13,8 @@ from tests.fleet.held_engines import Engines
 from tests.fleet.plans import fleet_plan, packed
 from tests.patience import soon, until
 from vram_llm.errors import DoesNotFit, EngineDied, ModelRefused, Overloaded, UnknownModel
-from vram_llm.fleet import load_plans
+from vram_llm.fleet import load_plans, residents, tenant
+from vram_llm.fleet.forecast import Wait
 from vram_llm.fleet.load_plans import LoadPlans
 from vram_llm.fleet.manager import Fleet
 from vram_llm.fleet.snapshots import FleetEvent, ModelState
@@ -258,6 +259,114 @@ async def test_another_plan_changes_only_what_changed(plan: FleetPlan, plan_on_c
         await fleet.apply(fleet_plan(models[0], budget=1))
         await until(lambda: engines.latest("d").state == "dead", "unloaded")
         assert states(fleet) == {"a": RESIDENT}
+
+
+async def test_a_model_whose_plan_changes_while_it_loads_is_loaded_by_the_new_plan(
+    plan_on_cpu: PlanOnCpu,
+) -> None:
+    engines = Engines()
+    engines.hold = {"a"}
+    before, after = packed("a", plan_on_cpu()), packed("a", plan_on_cpu(n_ctx=256))
+    fleet = Fleet(fleet_plan(before, budget=1), make_engine=engines)
+    try:
+        waiting = asyncio.create_task(leased(fleet, "a"))
+        await until(lambda: len(engines.made) == 1, "the first load")
+        await fleet.apply(fleet_plan(after, budget=1))
+        await until(lambda: len(engines.made) == 2, "the second load")
+        assert engines.made[0].state == "dead"  # nobody needs the first one: it is not waited for
+        assert engines.latest("a").plan.context.n_ctx == 256
+        engines.latest("a").may_load.set()
+        await soon(waiting)
+        assert (fleet.snapshot("a").state, fleet.snapshot("a").n_loads) == (RESIDENT, 1)
+    finally:
+        await soon(fleet.stop())
+
+
+@pytest.mark.parametrize("phase", ["waits for memory", "loads", "drains for another"])
+async def test_an_order_to_unload_comes_first_whatever_the_model_does(plan: FleetPlan, phase: str) -> None:
+    """A request that waits is answered, and then the model is unloaded, also if nobody needs the memory."""
+    engines = Engines()
+    engines.hold = {"c"}
+    async with running(plan, engines) as fleet, AsyncExitStack() as held:
+        if phase == "drains for another":
+            for name in "ab":
+                await held.enter_async_context(fleet.lease(name))
+            waiting = asyncio.create_task(leased(fleet, "c"))
+            await until(lambda: ModelState.UNLOADING in states(fleet).values(), "a drain")
+            name = next(name for name, state in states(fleet).items() if state is ModelState.UNLOADING)
+            order = asyncio.create_task(fleet.unload(name))
+            await asyncio.sleep(0)  # the order begins
+            waiting.cancel()
+        else:
+            if phase == "waits for memory":
+                for name in "ab":
+                    await held.enter_async_context(fleet.lease(name))
+            waiting, name = asyncio.create_task(leased(fleet, "c")), "c"
+            await until(lambda: states(fleet)["c"] in (QUEUED, ModelState.LOADING), "asked")
+            order = asyncio.create_task(fleet.unload(name))
+            await asyncio.sleep(0)  # the order begins
+        await held.aclose()
+        await until(lambda: waiting.done() or len(engines.made) == 3, "the load")
+        if name == "c":
+            engines.latest("c").may_load.set()
+        await soon(asyncio.gather(waiting, return_exceptions=True))
+        await soon(order)
+        assert states(fleet)[name] is UNLOADED
+
+
+async def test_an_order_to_unload_ends_a_load_for_which_nobody_waits(plan: FleetPlan) -> None:
+    engines = Engines()
+    engines.hold = {"c"}
+    async with running(plan, engines) as fleet:
+        load = asyncio.create_task(fleet.load("c"))
+        await until(lambda: len(engines.made) == 3, "the load")
+        await soon(fleet.unload("c"))
+        await soon(load)
+        assert (states(fleet)["c"], engines.latest("c").state) == (UNLOADED, "dead")
+        again = asyncio.create_task(fleet.load("c"))
+        await until(lambda: len(engines.made) == 4, "the load")
+        gone = asyncio.create_task(fleet.unload("c"))
+        await asyncio.sleep(0)  # the order begins
+        last = asyncio.create_task(fleet.load("c"))  # the last order counts
+        await until(lambda: len(engines.made) == 5, "the load")
+        engines.latest("c").may_load.set()
+        await soon(asyncio.gather(again, gone, last))
+        assert states(fleet)["c"] is RESIDENT
+
+
+async def test_loads_that_fail_are_tried_again_ever_later(
+    plan: FleetPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The errors tell when; an order does not wait."""
+    engines = Engines()
+    engines.refusals["c"] = ModelRefused("no such tensor")
+    async with running(plan, engines) as fleet:
+        for wait_s in (5, 10, 20):
+            with pytest.raises(ModelRefused):
+                await fleet.load("c")
+            with pytest.raises(ModelRefused) as raised:
+                await leased(fleet, "c")
+            assert raised.value.retry_after_s is not None
+            assert wait_s / 2 < raised.value.retry_after_s <= wait_s
+        monkeypatch.setattr(tenant, "FIRST_RETRY_S", 0.0)
+        engines.refusals.clear()
+        await leased(fleet, "c")
+
+
+async def test_an_unknown_wait_has_no_number(plan: FleetPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not refused at once; a bound that is known is told as one."""
+    engines = Engines()
+    engines.hold = {"c"}
+    async with running(plan, engines, max_wait_s=0.1) as fleet:
+        monkeypatch.setattr(residents, "wait_for", lambda *_: Wait(0.05, is_known=False))
+        with pytest.raises(
+            Overloaded, match=r"c was not loaded within 0\.1 s; it is not known when"
+        ) as raised:
+            await leased(fleet, "c")
+        assert raised.value.retry_after_s is None
+        monkeypatch.setattr(residents, "wait_for", lambda *_: Wait(0.3, is_known=False))
+        with pytest.raises(Overloaded, match=r"loaded in 0\.3 s at the earliest and 0\.1 s is the longest"):
+            await leased(fleet, "c")
 
 
 async def test_memory_that_other_programs_take(

@@ -211,6 +211,20 @@ async def test_a_replica_that_cannot_load_is_tried_again(
     await soon(pair.ended())
 
 
+async def test_a_death_that_is_told_twice_has_one_retry(plan: Plan) -> None:
+    """A second timer would start a second process beside the first."""
+    dead, other = EngineClient(plan, "t"), EngineClient(plan, "t")
+    pair = ReplicaSet([dead, other])
+    dead._set_state(EngineState.DEAD, "it cannot load")
+    first = pair.replicas[0].retry
+    dead._set_state(EngineState.DEAD, "it cannot load, in other words")
+    assert (pair.replicas[0].retry, pair.replicas[0].n_failures) == (first, 1)
+    await soon(pair.stop())
+    assert first is not None
+    assert first.cancelled()
+    assert pair.replicas[0].retry is None
+
+
 async def test_replicas_that_all_cannot_load(plan: Plan, tmp_path: Path) -> None:
     pair = ReplicaSet([EngineClient(with_path(plan, tmp_path / "none.gguf"), "t")])
     pair.start()

@@ -9,6 +9,19 @@ _MOST_STEPS = 200
 _STOP_S = 0.1  # for a process to end
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The time until a request has its model."""
+
+    least_s: float
+    is_known: bool = True  # else it may be longer
+
+    @property
+    def known_s(self) -> float | None:
+        """The time, or None."""
+        return self.least_s if self.is_known else None
+
+
 @dataclass(slots=True)
 class _Play:
     """The models at a time in the future."""
@@ -22,7 +35,9 @@ class _Play:
         for name in decision.load:
             self._change(name, Phase.LOADING, self.models[name].load_s)
         for name, model in self.models.items():
-            if model.phase is Phase.RESIDENT and name in decision.drain:
+            if model.phase is Phase.LOADING and name in decision.drain:
+                self._change(name, Phase.STOPPING, _STOP_S)
+            elif model.phase is Phase.RESIDENT and name in decision.drain:
                 self._change(name, Phase.DRAINING, model.drain_s if model.n_leases else 0.0)
             elif model.phase is Phase.DRAINING and name not in decision.drain:
                 self._change(name, Phase.RESIDENT, None)
@@ -49,7 +64,7 @@ class _Play:
                 self.models[name] = replace(self.models[name], n_leases=0)
                 self._change(name, Phase.STOPPING, _STOP_S)
             case Phase.STOPPING:
-                self.models[name] = replace(self.models[name], is_ordered_out=False)
+                self.models[name] = replace(self.models[name], is_ordered_out=False, is_load_void=False)
                 self._change(name, Phase.ABSENT, None)
             case Phase.RESIDENT:  # its last request has ended
                 self.models[name] = replace(self.models[name], n_leases=0, last_used=self.now)
@@ -61,10 +76,12 @@ class _Play:
             self.ends[name] = self.now + seconds
 
 
-def seconds_until_resident(
+def wait_for(
     name: str, standings: Iterable[Standing], fits: Fits, now: float, steady: frozenset[str] = frozenset()
-) -> float | None:
-    """The time until a request for `name` that comes now gets its model; None: it never does.
+) -> Wait:
+    """The time until a request for `name` that comes now gets its model.
+
+    It is not known if no event that is expected gives the model room, or not within _MOST_STEPS events.
 
     Models in `steady` get new requests before the last one has ended; the leases of others end after their
     `drain_s`. `load_s` of a model that is LOADING is the time that is left.
@@ -84,11 +101,11 @@ def seconds_until_resident(
             play.ends[each.name] = now + _STOP_S
     for _ in range(_MOST_STEPS):
         if play.models[name].phase is Phase.RESIDENT:
-            return play.now - now
+            return Wait(play.now - now)
         decision = decide(play.models.values(), fits, play.now)
         if name not in decision.drain and play.models[name].phase is Phase.DRAINING:
-            return play.now - now
+            return Wait(play.now - now)
         play.take(decision)
         if not play.pass_time(decision.look_again_at):
-            return None
-    return None
+            break
+    return Wait(play.now - now, is_known=False)

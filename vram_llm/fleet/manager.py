@@ -16,7 +16,7 @@ from vram_llm.fleet.load_plans import LoadPlans, loads_alike
 from vram_llm.fleet.residency import Phase
 from vram_llm.fleet.residents import DRAIN_LIMIT_S, Residents
 from vram_llm.fleet.snapshots import FleetEvent, FleetModel
-from vram_llm.fleet.tenant import RETRY_S, Lease, Tenant, Waiter
+from vram_llm.fleet.tenant import Lease, Tenant, Waiter
 from vram_llm.planner.fleet.types import FleetPlan, PackedModel
 
 MAX_WAIT_S = 300.0  # of a request for a model that is not resident
@@ -54,7 +54,7 @@ class Fleet:
     async def start(self) -> None:
         """Begin to load the models that are resident at the start. Returns before they are loaded."""
         for name in self.plan.resident_at_start:
-            self._want(name)
+            self._residents.tenants[name].want(time.monotonic())
         self._residents.advance()
 
     async def ready(self) -> None:
@@ -96,7 +96,7 @@ class Fleet:
         self._residents.set_plan(plan)
         for name in plan.resident_at_start:
             if name in packed:
-                self._want(name)
+                self._residents.tenants[name].want(time.monotonic())
         self._residents.advance()
 
     def exchange(self, packed: PackedModel) -> None:
@@ -104,25 +104,14 @@ class Fleet:
         self._residents.tenants[packed.spec.name].packed = packed
 
     def _take_change(self, tenant: Tenant, packed: PackedModel | None) -> None:
-        was_gone, tenant.is_gone = tenant.is_gone, packed is None
-        if packed is None:
-            tenant.wanted_since = None
-            tenant.fail_waiters(UnknownModel(f"The model '{tenant.name}' is not served any more", "model"))
-            if tenant.phase is Phase.ABSENT:
-                del self._residents.tenants[tenant.name]
-        else:
-            is_alike = loads_alike(tenant.packed, packed)
-            tenant.packed = packed
-            if is_alike:
-                tenant.why_ordered_out = "" if was_gone else tenant.why_ordered_out
-                return
-            if tenant.phase is Phase.ABSENT:
-                tenant.take(packed)
-                tenant.failure = tenant.load_s = None
-            else:
-                tenant.wanted_since = tenant.wanted_since or time.monotonic()
-        if tenant.phase is not Phase.ABSENT:
-            tenant.why_ordered_out = "the configuration has changed"
+        if packed is not None:
+            tenant.change(packed, time.monotonic(), is_alike=loads_alike(tenant.packed, packed))
+            return
+        tenant.is_gone = True
+        tenant.fail_waiters(UnknownModel(f"The model '{tenant.name}' is not served any more", "model"))
+        tenant.order_out("the configuration no longer has it", time.monotonic())
+        if tenant.phase is Phase.ABSENT:
+            del self._residents.tenants[tenant.name]
 
     # -- requests --------------------------------------------------------------------------------
 
@@ -166,30 +155,33 @@ class Fleet:
             self._residents.advance()
             if not isinstance(error, TimeoutError):
                 raise
-        wait_s = self._residents.wait_s(tenant, now) or self._max_wait_s
+        wait_s = self._residents.wait(tenant, now).known_s
         raise _overloaded(tenant, f"was not loaded within {self._max_wait_s:g} s", wait_s)
 
     def _admit(self, tenant: Tenant, now: float) -> None:
         """Raises Overloaded if a new request would wait too long, or the error of a load that just failed."""
-        if tenant.failure is not None and now - tenant.failed_at < RETRY_S and not tenant.waiters:
+        if tenant.failure is not None and (retry_in_s := tenant.retry_in_s(now)) and not tenant.waiters:
+            tenant.failure.retry_after_s = retry_in_s
             raise tenant.failure.with_traceback(None)  # else it keeps the frames of each request
-        wait_s = self._residents.wait_s(tenant, now)
-        if wait_s is None:
-            wait_s = 2 * self._max_wait_s
-        if wait_s > self._max_wait_s:
-            reason = f"would be loaded in {wait_s:.3g} s and {self._max_wait_s:g} s is the longest wait"
-            raise _overloaded(tenant, reason, wait_s - self._max_wait_s)
+        wait = self._residents.wait(tenant, now)
+        if wait.least_s > self._max_wait_s:
+            about = (
+                f"in {wait.least_s:.3g} s" if wait.is_known else f"in {wait.least_s:.3g} s at the earliest"
+            )
+            reason = f"would be loaded {about} and {self._max_wait_s:g} s is the longest wait"
+            raise _overloaded(tenant, reason, wait.least_s - self._max_wait_s)
         if len(tenant.waiters) >= MAX_WAITING:
-            raise _overloaded(tenant, f"is not loaded and {MAX_WAITING} requests wait for it", wait_s)
+            reason = f"is not loaded and {MAX_WAITING} requests wait for it"
+            raise _overloaded(tenant, reason, wait.known_s)
 
     # -- orders of the operator ------------------------------------------------------------------
 
     async def load(self, model: str) -> None:
         """Load a model as a request would, and wait for it. Raises as `lease` does."""
-        name = self.name_of(model)
-        self._want(name)
+        tenant = self._find(model)
+        tenant.want(time.monotonic())
         self._residents.advance()
-        await self._until_loaded(name)
+        await self._until_loaded(tenant.name)
 
     async def unload(self, model: str) -> None:
         """Unload a model once its leases have ended, and wait for that. A request loads it again.
@@ -211,22 +203,10 @@ class Fleet:
         for name in set(names):
             names |= self._residents.groups.partners(name)
         tenants = [tenant for name, tenant in self._residents.tenants.items() if name in names]
-        numbers = {tenant.name: tenant.n_ends for tenant in tenants}
         for tenant in tenants:
-            tenant.wanted_since, tenant.is_asleep = None, sleeps
-            if tenant.phase is not Phase.ABSENT:
-                tenant.why_ordered_out = why
+            tenant.order_out(why, time.monotonic(), sleeps=sleeps)
         self._residents.advance()
-        await self._residents.until(
-            lambda: all(
-                tenant.phase is Phase.ABSENT or tenant.n_ends > numbers[tenant.name] for tenant in tenants
-            )
-        )
-
-    def _want(self, name: str) -> None:
-        tenant = self._residents.tenants[name]
-        if tenant.phase is not Phase.RESIDENT and tenant.wanted_since is None:
-            tenant.wanted_since = time.monotonic()
+        await self._residents.until(lambda: not any(tenant.why_ordered_out for tenant in tenants))
 
     async def _until_loaded(self, name: str) -> None:
         tenant = self._residents.tenants[name]
@@ -264,5 +244,7 @@ class Fleet:
         raise UnknownModel(f"The model '{model}' does not exist here; this server has {names}", "model")
 
 
-def _overloaded(tenant: Tenant, reason: str, retry_after_s: float) -> Overloaded:
+def _overloaded(tenant: Tenant, reason: str, retry_after_s: float | None) -> Overloaded:
+    if retry_after_s is None:
+        return Overloaded(f"{tenant.name} {reason}; it is not known when it will be: try again later", None)
     return Overloaded(f"{tenant.name} {reason}; try again in {retry_after_s:.3g} s", retry_after_s)

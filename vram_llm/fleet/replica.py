@@ -66,7 +66,7 @@ class Replica:
     n_requests: int = 0  # that it was given
     n_failures: int = 0  # times that it became DEAD since it worked
     retry: asyncio.TimerHandle | None = None  # starts the engine again
-    _was_ready: bool = False
+    _before: EngineState | None = None  # when it was last looked at
 
     @property
     def is_ready(self) -> bool:
@@ -98,13 +98,26 @@ class Replica:
         """Seconds until an engine that is DEAD is started again: twice as many each time."""
         return min(_FIRST_RETRY_S * 2.0 ** (self.n_failures - 1), _LAST_RETRY_S)
 
-    def note_state(self) -> None:
-        """The engine's state has changed. A new engine holds nothing, and its counts begin anew."""
-        if self.is_ready and not self._was_ready:
+    def note_state(self) -> bool:
+        """The engine's state or detail has changed. True if it has just become DEAD.
+
+        A new engine holds nothing, and its counts begin anew.
+        """
+        before, self._before = self._before, self.engine.state
+        if before is self._before:
+            return False
+        if self.is_ready:
             self.index.clear()
             self.meter.restart()
             self.n_failures = 0
-        self._was_ready = self.is_ready
+        self.n_failures += self._before is EngineState.DEAD
+        return self._before is EngineState.DEAD
+
+    def end_retry(self) -> None:
+        """Do not start the engine again."""
+        if self.retry is not None:
+            self.retry.cancel()
+            self.retry = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,9 +67,8 @@ class ReplicaGroup:
         await self._changed.wait()
 
     def _note_state(self, replica: Replica) -> None:
-        replica.note_state()
-        if replica.engine.state is EngineState.DEAD and not self._is_ending:
-            replica.n_failures += 1
+        if replica.note_state() and not self._is_ending:
+            replica.end_retry()
             loop = asyncio.get_running_loop()
             replica.retry = loop.call_later(replica.retry_s, self._retry, replica)
         self._info = None
@@ -84,8 +83,7 @@ class ReplicaGroup:
     def _end_retries(self) -> None:
         self._is_ending = True
         for replica in self.replicas:
-            if replica.retry is not None:
-                replica.retry.cancel()
+            replica.end_retry()
 
     def _has_other(self, replica: Replica) -> bool:
         """Whether another replica works."""

@@ -1,6 +1,7 @@
 """Which replica gets a request, and which request another replica."""
 
 from collections.abc import Sequence
+from math import inf
 
 from vram_llm.engine.in_flight import HandedOver
 from vram_llm.engine.model_info import EngineState
@@ -148,4 +149,6 @@ class ReplicaRouter:
 def _soonest(refusals: Refusals) -> VramLLMError:
     """The refusal of the replica that takes a request soonest."""
     full = [error for error in refusals.values() if isinstance(error, Overloaded)]
-    return min(full, key=lambda error: error.retry_after_s) if full else next(iter(refusals.values()))
+    if not full:
+        return next(iter(refusals.values()))
+    return min(full, key=lambda error: inf if error.retry_after_s is None else error.retry_after_s)

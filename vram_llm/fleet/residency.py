@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vram_llm.fleet.victims import cheapest
+from vram_llm.planner.fleet.unloading import ResidentValue, least_valuable
 
 LOADS_PER_RESIDENCY = 10  # a minimum that is longer is cut: loads then take a tenth of the time
 _IDLE_LOADS = 0.25  # a follow-up request is awaited so long, in load times
@@ -50,6 +50,7 @@ class Standing:
     n_leases: int = 0
     waiting_since: float | None = None  # of the oldest request without a lease
     is_ordered_out: bool = False  # the operator unloads it, or another plan does
+    is_load_void: bool = False  # nobody needs the load in progress any more
 
     @property
     def is_busy(self) -> bool:
@@ -99,6 +100,8 @@ def decide(standings: Iterable[Standing], fits: Fits, now: float) -> Decision:
 
 
 def _leaves(model: Standing) -> bool:
+    if model.phase is Phase.LOADING:
+        return model.is_load_void
     return model.is_ordered_out and model.phase in (Phase.RESIDENT, Phase.DRAINING)
 
 
@@ -156,22 +159,20 @@ class _Allocation:
         free = self._stays - self._locked
         groups = {frozenset({name, *self._models[name].partners} & self._stays) for name in free}
         stays = frozenset(self._stays)
-        return cheapest(
+        return least_valuable(
             [group for group in groups if not group & self._locked],
             lambda names: self._fits((stays - names) | wanted),
-            self._cost,
+            {name: self._value(self._models[name]) for name in free},
         )
 
-    def _cost(self, names: frozenset[str]) -> tuple[float, ...]:
-        """The loss of unloading these: priority, then waiting, then loads that may be needed again."""
-        models = [self._models[name] for name in names]
-        until = max((self._free_at(model) for model in models), default=0.0)
-        lost = sum(
-            model.load_s / (model.load_s + self._now - model.last_used) if not model.is_busy else model.load_s
-            for model in models
-            if model.phase is not Phase.DRAINING
+    def _value(self, model: Standing) -> ResidentValue:
+        """A model that drains already is lost anyhow."""
+        return ResidentValue(
+            priority=model.priority,
+            idle_s=0.0 if model.is_busy else max(self._now - model.last_used, 0.0),
+            load_s=0.0 if model.phase is Phase.DRAINING else model.load_s,
+            free_in_s=max(self._free_at(model) - self._now, 0.0),
         )
-        return max((model.priority for model in models), default=0), max(until - self._now, 0.0), lost
 
     def _free_at(self, model: Standing) -> float:
         """When it may begin to drain."""

@@ -17,7 +17,7 @@ from vram_llm.engine.engine_protocol import Engine
 from vram_llm.errors import EngineDied, VramLLMError
 from vram_llm.fleet.changes import Changes
 from vram_llm.fleet.engines import MakeEngine
-from vram_llm.fleet.forecast import seconds_until_resident
+from vram_llm.fleet.forecast import Wait, wait_for
 from vram_llm.fleet.groups import Groups
 from vram_llm.fleet.load_plans import LoadPlans
 from vram_llm.fleet.residency import Decision, Phase, Standing, decide
@@ -83,11 +83,11 @@ class Residents:
         self._stirred.set()
         self.changes.close()
 
-    def wait_s(self, tenant: Tenant, now: float) -> float | None:
-        """The expected time until a request that comes now has the model; None: there is no room for it."""
+    def wait(self, tenant: Tenant, now: float) -> Wait:
+        """The expected time until a request that comes now has the model."""
         steady = frozenset(each.name for each in self.tenants.values() if each.times.are_steady)
         fits = self.groups.fitting().fit
-        return seconds_until_resident(tenant.name, self._standings(now), fits, now, steady)
+        return wait_for(tenant.name, self._standings(now), fits, now, steady)
 
     def _standings(self, now: float) -> list[Standing]:
         return [
@@ -117,8 +117,11 @@ class Residents:
         why = decision.drain.get(tenant.name)
         if why is not None and tenant.phase is Phase.RESIDENT:
             tenant.phase, tenant.drained_at = Phase.DRAINING, now
-            tenant.why_drained = tenant.why_ordered_out or why
-            log.info("%s is unloaded: %s", tenant.name, tenant.why_drained)
+            self._note_why(tenant, why)
+        elif why is not None and tenant.phase is Phase.LOADING:
+            tenant.phase = Phase.STOPPING
+            self._note_why(tenant, why)
+            self._run(self._cut_load(tenant))
         elif why is None and tenant.is_draining:  # one that is cut off refuses requests, and has to end
             tenant.phase, tenant.wanted_since = Phase.RESIDENT, None
             tenant.grant_all(now)
@@ -129,6 +132,11 @@ class Residents:
             elif now - tenant.drained_at >= self._drain_limit_s and not tenant.is_cut_off:
                 tenant.is_cut_off = True
                 self._run(self._cut_off(tenant))
+
+    def _note_why(self, tenant: Tenant, why: str) -> None:
+        changed = "the configuration has changed" if tenant.is_outdated else ""
+        tenant.why_drained = tenant.why_ordered_out or changed or why
+        log.info("%s is unloaded: %s", tenant.name, tenant.why_drained)
 
     def _look_again(self, decision: Decision, now: float) -> None:
         """Set the timer for the next step that time alone makes due."""
@@ -145,9 +153,8 @@ class Residents:
     # -- steps -----------------------------------------------------------------------------------
 
     def _begin_load(self, tenant: Tenant, now: float) -> None:
-        tenant.phase, tenant.began_at, tenant.is_asleep = Phase.LOADING, now, False
-        tenant.failure = None
-        self._run(self._load(tenant))
+        tenant.note_load_began(now)
+        tenant.load = self._run(self._load(tenant))
 
     async def _load(self, tenant: Tenant) -> None:
         try:
@@ -204,9 +211,19 @@ class Residents:
                 await self._fail(tenant, error)
                 self.advance()
 
+    async def _cut_load(self, tenant: Tenant) -> None:
+        """End a load that nobody needs."""
+        assert tenant.load is not None
+        tenant.load.cancel()
+        await asyncio.wait([tenant.load])
+        await _end_engine(tenant)
+        tenant.note_gone(time.monotonic())
+        self._forget_if_gone(tenant)
+        self.advance()
+
     async def _stop(self, tenant: Tenant) -> None:
         await _end_engine(tenant)
-        tenant.note_gone()
+        tenant.note_gone(time.monotonic())
         self._forget_if_gone(tenant)
         self.advance()
 
@@ -225,10 +242,11 @@ class Residents:
         )
         await tenant.engine.drain(0.0)
 
-    def _run(self, step: Coroutine[Any, Any, None]) -> None:
+    def _run(self, step: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(step)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # -- events ----------------------------------------------------------------------------------
 

@@ -1,4 +1,18 @@
-"""One model of a fleet: its engine, its leases and the requests that wait for it."""
+"""One model of a fleet: its engine, its leases and the requests that wait for it.
+
+An order to unload, and another plan for the model, wait for the right moment:
+
+| phase | order to unload | another plan |
+|---|---|---|
+| absent | is done | is taken |
+| loading | the load ends at once | the load ends at once, the next is by the new plan |
+| resident | it drains, then it is unloaded | as an order; then it is loaded by the new plan |
+| draining, stopping | it is unloaded, also if nobody needs its memory any more | as an order |
+
+Requests that waited before an order to unload are answered first: the model is loaded for them, and then
+unloaded. Later requests wait for its next load, and it stays. An order to load takes an order to unload back
+while the model is absent or loading.
+"""
 
 import asyncio
 import contextlib
@@ -13,7 +27,9 @@ from vram_llm.fleet.snapshots import FleetModel, ModelState
 from vram_llm.planner.fleet.types import FleetWay, PackedModel
 from vram_llm.planner.types import Plan
 
-RETRY_S = 5.0  # after a load that failed, requests get its error without another load
+FIRST_RETRY_S = 5.0  # after a load that failed, requests get its error without another load
+LAST_RETRY_S = 300.0
+_CALM_S = 60.0  # of being resident, after which the waits begin anew
 _DEFAULT_LOAD_S = 5.0  # of a model whose load was not predicted
 _DEFAULT_LEASE_S = 5.0
 _WEIGHT = 0.3  # of the newest observation in an average
@@ -80,18 +96,21 @@ class Tenant:
     info: ModelInfo | None = None
     failure: VramLLMError | None = None  # of the last load
     failed_at: float = 0.0
+    n_failures: int = 0  # without _CALM_S of being resident between them
     is_asleep: bool = False
     is_gone: bool = False  # the configuration no longer has it
     wanted_since: float | None = None  # the operator, or the start, asks for it
-    why_ordered_out: str = ""  # the operator, or another plan, unloads it
+    why_ordered_out: str = ""  # the operator unloads it, or the configuration no longer has it
+    ordered_at: float = 0.0  # when it was ordered out
+    is_outdated: bool = False  # its engine is by another plan than `packed`
     why_drained: str = ""
     drained_at: float = 0.0
     is_cut_off: bool = False  # it has drained for too long
+    load: "asyncio.Task[None] | None" = None  # in progress
     began_at: float = 0.0  # of the load in progress
     loaded_at: float = 0.0
     last_used: float = 0.0
     n_loads: int = 0
-    n_ends: int = 0  # of loads
     load_s: float | None = None  # measured
     waiters: deque[Waiter] = field(default_factory=deque)
     leases: set[Lease] = field(default_factory=set)  # of the engine that runs
@@ -142,6 +161,7 @@ class Tenant:
         """A request waits no more, or has gone before it took its lease."""
         with contextlib.suppress(ValueError):
             self.waiters.remove(waiter)
+        self._end_order_if_done()
         granted = waiter.granted
         if granted.done() and not granted.cancelled() and granted.exception() is None:
             self.end_lease(granted.result(), now)
@@ -151,8 +171,42 @@ class Tenant:
         while self.waiters:
             if not (granted := self.waiters.popleft().granted).done():
                 granted.set_exception(error)
+        self._end_order_if_done()
 
     # -- life ------------------------------------------------------------------------------------
+
+    def want(self, now: float) -> None:
+        """Load it as if a request asked for it. Takes back an order to unload that has not begun."""
+        if self.phase in (Phase.ABSENT, Phase.LOADING):
+            self.why_ordered_out = ""
+        if self.phase is not Phase.RESIDENT and self.wanted_since is None:
+            self.wanted_since = now
+
+    def order_out(self, why: str, now: float, *, sleeps: bool = False) -> None:
+        """Unload it as soon as that loses no request."""
+        self.wanted_since, self.is_asleep = None, sleeps
+        self.why_ordered_out, self.ordered_at = why, now
+        self._end_order_if_done()
+
+    def change(self, packed: PackedModel, now: float, *, is_alike: bool) -> None:
+        """Take another plan. Unless it `is_alike`, an engine that is loaded ends, and the next one begins."""
+        self.packed = packed
+        if self.is_gone and not self.is_outdated:  # it was to leave, and is back
+            self.why_ordered_out = ""
+        self.is_gone = False
+        if is_alike:
+            return
+        self.failure = self.load_s = None
+        if self.phase is Phase.ABSENT:
+            self.take(packed)
+            return
+        if self.phase in (Phase.LOADING, Phase.RESIDENT) and not self.why_ordered_out:
+            self.wanted_since = self.wanted_since or now
+        self.is_outdated = True
+
+    def note_load_began(self, now: float) -> None:
+        """There is memory for it."""
+        self.phase, self.began_at, self.is_asleep, self.failure = Phase.LOADING, now, False, None
 
     def take(self, packed: PackedModel) -> None:
         """Load by these plans."""
@@ -167,19 +221,47 @@ class Tenant:
         self.grant_all(now)
 
     def note_failed(self, error: VramLLMError, now: float) -> None:
-        """The engine could not be loaded, or has ended for good."""
-        self.note_gone()
-        self.failure, self.failed_at, self.wanted_since = error, now, None
-        self.fail_waiters(error)
+        """The engine could not be loaded, or has ended for good. Requests wait on for another plan."""
+        is_outdated = self.is_outdated
+        self.note_gone(now)
+        if not is_outdated:
+            self.n_failures += 1
+            self.failure, self.failed_at, self.wanted_since = error, now, None
+            self.fail_waiters(error)
 
-    def note_gone(self) -> None:
+    def note_gone(self, now: float) -> None:
         """The engine has ended. The next load is by the plan."""
-        self.phase, self.engine, self.is_cut_off, self.why_ordered_out = Phase.ABSENT, None, False, ""
+        if self.phase is not Phase.LOADING and now - self.loaded_at >= _CALM_S:
+            self.n_failures = 0
+        self.phase, self.engine, self.is_cut_off, self.is_outdated = Phase.ABSENT, None, False, False
         self.leases.clear()
-        self.n_ends += 1
         self.take(self.packed)
+        self._end_order_if_done()
+
+    def _end_order_if_done(self) -> None:
+        """An order to unload is done if nothing is loaded and no request waits that is older."""
+        if self.phase is Phase.ABSENT and not any(each.since <= self.ordered_at for each in self.waiters):
+            self.why_ordered_out = ""
 
     # -- policy ----------------------------------------------------------------------------------
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether its engine is to end, whoever waits for it."""
+        return bool(self.why_ordered_out) or self.is_outdated
+
+    @property
+    def is_load_void(self) -> bool:
+        """Whether nobody needs the load in progress any more."""
+        is_idle = not self.waiters and self.wanted_since is None
+        return self.phase is Phase.LOADING and (self.is_outdated or (bool(self.why_ordered_out) and is_idle))
+
+    def retry_in_s(self, now: float) -> float:
+        """The time in which a failed load is not tried again: twice as long each time; 0: it is over."""
+        if self.failure is None:
+            return 0.0
+        wait_s = min(FIRST_RETRY_S * 2.0 ** (self.n_failures - 1), LAST_RETRY_S)
+        return max(self.failed_at + wait_s - now, 0.0)
 
     @property
     def expected_load_s(self) -> float:
@@ -209,7 +291,8 @@ class Tenant:
             last_used=self.last_used,
             n_leases=len(self.leases),
             waiting_since=min(waits, default=None),
-            is_ordered_out=bool(self.why_ordered_out),
+            is_ordered_out=self.is_leaving,
+            is_load_void=self.is_load_void,
         )
 
     # -- facts -----------------------------------------------------------------------------------

@@ -226,11 +226,12 @@ def error_response(error: Exception, headers: dict[str, str] | None = None) -> R
     """The HTTP answer, with Retry-After, retry-after-ms and x-should-retry where they apply."""
     answer = error_kind(error)
     response = Response(msgspec.json.encode(error_body(error)), answer.status, headers, "application/json")
-    retry_after_s = error.retry_after_s if isinstance(error, Overloaded) else answer.retry_after_s
+    known_s = error.retry_after_s if isinstance(error, VramLLMError) else None
+    retry_after_s = answer.retry_after_s if known_s is None else known_s
     if retry_after_s is not None:
         response.headers["retry-after"] = str(max(1, math.ceil(retry_after_s)))
-    if isinstance(error, Overloaded):  # OpenAI's SDKs prefer it
-        response.headers["retry-after-ms"] = str(math.ceil(1000 * error.retry_after_s))
+    if known_s is not None:  # OpenAI's SDKs prefer it
+        response.headers["retry-after-ms"] = str(math.ceil(1000 * known_s))
     if answer.retry is not None:
         response.headers["x-should-retry"] = str(answer.retry).lower()
     if answer.status == 401:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.planner.fleet.cases import fleet_plan
 from vram_llm.planner.fleet.limits import FittingModels
-from vram_llm.planner.fleet.unloading import ResidentValue, swap_table, unload_for
+from vram_llm.planner.fleet.unloading import ResidentValue, least_valuable, swap_table, unload_for
 
 _NAMES = ("a", "b", "c", "d", "e")
 _CARDS = ("GPU0", "GPU1")
@@ -41,7 +41,7 @@ def test_unloading_equals_brute_force(
         return (
             *(
                 sum(
-                    (values[name].load_s or 0) / max(values[name].idle_s, 1)
+                    (values[name].load_s or 0) / (values[name].idle_s + 0.1)
                     for name in names
                     if values[name].priority == priority
                 )
@@ -64,6 +64,29 @@ def test_unloading_equals_brute_force(
     assert not unloaded & keep
     assert fitting.fit({*(resident - unloaded), wanted})
     assert worth(unloaded) == pytest.approx(min(able))
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(0, 60), st.randoms())
+def test_many_groups_are_enough_and_none_is_too_many(sizes, needed, random) -> None:  # type: ignore[no-untyped-def]  # hypothesis' types
+    weights = {str(i): size for i, size in enumerate(sizes)}
+    values = {name: ResidentValue(load_s=random.randint(1, 5)) for name in weights}
+
+    def total(names: frozenset[str]) -> int:
+        return sum(weights[name] for name in names)
+
+    found = least_valuable(
+        [frozenset({name}) for name in weights], lambda names: total(names) >= needed, values
+    )
+    assert (found is None) == (sum(sizes) < needed)
+    if found is not None:
+        assert total(found) >= needed
+        assert all(total(found - {name}) < needed for name in found)
+
+
+def test_of_equal_priorities_the_one_that_may_leave_sooner_is_unloaded() -> None:
+    values = {"a": ResidentValue(load_s=1.0, free_in_s=5.0), "b": ResidentValue(load_s=60.0)}
+    groups = [frozenset({name}) for name in values]
+    assert least_valuable(groups, lambda names: len(names) > 0, values) == frozenset({"b"})
 
 
 def test_only_models_on_the_devices_needed_are_unloaded() -> None:

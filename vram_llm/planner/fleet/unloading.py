@@ -1,19 +1,22 @@
 """Which models are unloaded when another one is asked for, and how long that takes.
 
-The least valuable models are unloaded, of which the others leave enough memory on the devices needed. A
+The least valuable models are unloaded, without which the others leave enough memory on the devices needed. A
 model's value is the load time that unloading it is expected to cost: load time / time since its last request.
 Values of different priorities are not compared: no number of models of a lower priority is worth one of a
-higher.
+higher. Plans and a fleet that runs (fleet/residency.py) choose by this rule.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from math import inf
 
 from vram_llm.machine.types import Source
 from vram_llm.planner.fleet.limits import FittingModels, united
 from vram_llm.planner.fleet.types import FleetPlan
 
-_LEAST_IDLE_S = 1.0
+_MOST_TRIED = 12  # groups of models of which all sets are compared
+_LEAST_IDLE_S = 0.1  # added to the time since the last request
 _TRUST = tuple(Source)  # most trusted first
 
 
@@ -24,6 +27,7 @@ class ResidentValue:
     priority: int = 0
     idle_s: float = 0.0  # since its last request
     load_s: float | None = None  # measured, or predicted; None: unknown, as a second
+    free_in_s: float = 0.0  # the time until it may be unloaded; of equal priorities the sooner one leaves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +42,7 @@ class Swap:
     basis: Source  # of the seconds: the least trusted of their rates
 
 
-_Worth = tuple[float, ...]  # sums of costs by priority, the highest first; then the number of models
+_Worth = tuple[float, float, tuple[tuple[int, float], ...], int]
 
 
 def unload_for(
@@ -61,17 +65,76 @@ def unload_for(
     if not fitting.fit(kept):
         return None
     known = {name: (values or {}).get(name) or planned_value(plan, name) for name in resident}
-    priorities = sorted({value.priority for value in known.values()}, reverse=True)
+    return least_valuable(
+        [unit for unit in units if not unit & stays],
+        lambda unloaded: fitting.fit((loaded | here) - unloaded),
+        known,
+    )
 
-    def worth(unit: frozenset[str]) -> _Worth:
-        own = [known[name] for name in unit]
-        sums = (sum(_cost(each) for each in own if each.priority == priority) for priority in priorities)
-        return (*sums, len(unit))
 
-    movable = sorted(((worth(unit), unit) for unit in units if not unit & stays), key=_most_valuable_first)
-    nothing = (0.0,) * (len(priorities) + 1)
-    _, unloaded = _least_worth(fitting, kept, movable, nothing, None)
-    return unloaded
+def least_valuable(
+    groups: Iterable[frozenset[str]],
+    is_enough: Callable[[frozenset[str]], bool],
+    values: Mapping[str, ResidentValue],
+) -> frozenset[str] | None:
+    """The union of some of `groups` that `is_enough` and is worth the least; None: all are too few.
+
+    More than _MOST_TRIED groups are added by their worth until it is enough, and those that are not needed
+    are left out again.
+    """
+
+    def worth(names: frozenset[str]) -> tuple[_Worth, list[str]]:
+        return _worth(values[name] for name in names), sorted(names)
+
+    ordered = sorted(groups, key=worth)
+    rests = [frozenset[str]().union(*ordered[index:]) for index in range(len(ordered) + 1)]
+    if not is_enough(rests[0]):
+        return None
+    if len(ordered) > _MOST_TRIED:
+        return _greedy(ordered, is_enough)
+    best = rests[0]
+
+    def search(chosen: frozenset[str], index: int) -> None:
+        """Try all unions of `chosen` with groups from `index` on that may be worth less than `best`."""
+        nonlocal best
+        if worth(chosen) > worth(best):
+            return
+        if is_enough(chosen):
+            best = chosen
+        elif index < len(ordered) and is_enough(chosen | rests[index]):
+            search(chosen | ordered[index], index + 1)
+            search(chosen, index + 1)
+
+    search(frozenset(), 0)
+    return best
+
+
+def _greedy(ordered: list[frozenset[str]], is_enough: Callable[[frozenset[str]], bool]) -> frozenset[str]:
+    chosen: list[frozenset[str]] = []
+    for group in ordered:
+        chosen.append(group)
+        if is_enough(frozenset[str]().union(*chosen)):
+            break
+    for group in list(chosen[::-1]):
+        rest = [other for other in chosen if other is not group]
+        if is_enough(frozenset[str]().union(*rest)):
+            chosen = rest
+    return frozenset[str]().union(*chosen)
+
+
+def _worth(values: Iterable[ResidentValue]) -> _Worth:
+    """The worth of a set, compared from the first part on. More models are never worth less.
+
+    The highest priority; the time until all may be unloaded; by priority, the highest first, the sum of
+    values; the number of models.
+    """
+    known = sorted(values, key=lambda value: -value.priority)
+    sums = tuple(
+        (priority, sum(map(_cost, several)))
+        for priority, several in groupby(known, lambda value: value.priority)
+    )
+    highest = sums[0][0] if sums else -inf
+    return highest, max((value.free_in_s for value in known), default=0.0), sums, len(known)
 
 
 def planned_value(plan: FleetPlan, name: str) -> ResidentValue:
@@ -106,39 +169,9 @@ def swap_table(plan: FleetPlan) -> tuple[Swap, ...]:
     return tuple(swaps)
 
 
-def _least_worth(
-    fitting: FittingModels,
-    kept: frozenset[str],
-    movable: Sequence[tuple[_Worth, frozenset[str]]],
-    spent: _Worth,
-    best: tuple[_Worth, frozenset[str]] | None,
-) -> tuple[_Worth, frozenset[str]]:
-    """The least valuable units of `movable` without which the others fit with `kept`, and their worth.
-
-    `spent` is the worth of units that are unloaded already, and `best` the best answer so far.
-    """
-    if fitting.fit(kept.union(*(unit for _, unit in movable))):
-        found = (spent, frozenset[str]())
-        return found if best is None or spent < best[0] else best
-    (worth, unit), *others = movable
-    if fitting.fit(kept | unit):
-        best = _least_worth(fitting, kept | unit, others, spent, best)
-    without = tuple(a + b for a, b in zip(spent, worth, strict=True))
-    if best is None or without < best[0]:
-        found = _least_worth(fitting, kept, others, without, None)
-        if best is None or found[0] < best[0]:
-            best = (found[0], found[1] | unit)
-    return best
-
-
-def _most_valuable_first(valued: tuple[_Worth, frozenset[str]]) -> tuple[list[float], list[str]]:
-    worth, unit = valued
-    return [-part for part in worth], sorted(unit)
-
-
 def _cost(value: ResidentValue) -> float:
     load_s = 1.0 if value.load_s is None else value.load_s
-    return load_s / max(value.idle_s, _LEAST_IDLE_S)
+    return load_s / (value.idle_s + _LEAST_IDLE_S)
 
 
 def _load_s(plan: FleetPlan, names: Iterable[str]) -> float | None:

@@ -23,7 +23,10 @@ from vram_llm.server.read_body import read_fields
 
 log = logging.getLogger("vram_llm.fleet")
 _RUNNING = frozenset({ModelState.LOADING, ModelState.RESIDENT})
-_UNLOADABLE = _RUNNING | {ModelState.QUEUED}  # an order to load that waits for memory can be taken back
+_UNLOADABLE = _RUNNING | {
+    ModelState.QUEUED,  # an order to load that waits for memory can be taken back
+    ModelState.UNLOADING,  # for another model's sake: without an order it would stay if nobody waits any more
+}
 
 
 class OrderFields(Fields):

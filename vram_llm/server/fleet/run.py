@@ -158,10 +158,18 @@ class _Serving:
         installed = self._service.installed
         if installed is None:
             return
-        before = await asyncio.to_thread(installed)
+        before: object = None  # not known yet
+        failure = ""
         while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
-            now = await asyncio.to_thread(installed)
-            if now != before:
+            try:
+                now = await asyncio.to_thread(installed)
+            except Exception as error:  # of many kinds: a file that cannot be read, a folder that is away
+                if str(error) != failure:
+                    log.warning("the installed models cannot be listed; the server looks again: %s", error)
+                failure = str(error)
+            else:
+                failure = ""
+                if before not in (None, now):
+                    self._reload_soon()
                 before = now
-                self._reload_soon()
+            await asyncio.sleep(_LOOK_EVERY_S)

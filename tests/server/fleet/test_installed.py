@@ -1,0 +1,45 @@
+"""The watch over models that `vram-llm pull` brings."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tests.patience import until
+from tests.server.fleet.fake_fleet import FakeFleet, packed, settings_of
+from vram_llm.planner.fleet.types import FleetPlan
+from vram_llm.server.config import ServerConfig
+from vram_llm.server.fleet import run
+from vram_llm.server.fleet.routed_models import FleetSettings
+from vram_llm.server.fleet.run import FleetService
+
+
+async def test_a_list_that_cannot_be_read_does_not_end_the_watch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One sentence tells of it, however often it happens; what was pulled meanwhile is noticed."""
+    monkeypatch.setattr(run, "_LOOK_EVERY_S", 0.0)
+    settings, n_reads = settings_of(packed("chat", 0)), 0
+    looks: Iterator[object] = iter(["one", OSError("the folder is away"), OSError("the folder is away")])
+
+    def installed() -> object:
+        found = next(looks, "two")
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def read(plan: FleetPlan) -> FleetSettings:
+        nonlocal n_reads
+        n_reads += 1
+        return settings
+
+    service = FleetService(fleet=FakeFleet(settings.plan), settings=settings, read=read, installed=installed)
+    with caplog.at_level(logging.WARNING, "vram_llm.fleet"):
+        watching = asyncio.create_task(run._Serving(service, ServerConfig())._watch_installed())
+        await until(lambda: n_reads == 1, "read again")
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the installed models cannot be listed; the server looks again: the folder is away"
+    ]
