@@ -6,25 +6,22 @@ with EngineDied, so that no slow reader keeps others waiting for ever.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from vram_llm.engine.engine_protocol import Engine
 from vram_llm.errors import EngineDied, VramLLMError
 from vram_llm.fleet.changes import Changes
 from vram_llm.fleet.engines import MakeEngine
 from vram_llm.fleet.forecast import Wait, wait_for
 from vram_llm.fleet.groups import Groups
 from vram_llm.fleet.load_plans import LoadPlans
+from vram_llm.fleet.loading import Loader
 from vram_llm.fleet.residency import Decision, Phase, Standing, decide
 from vram_llm.fleet.snapshots import FleetEvent, FleetModel, ModelState
 from vram_llm.fleet.tenant import Tenant
 from vram_llm.planner.fleet.types import FleetPlan
-from vram_llm.planner.types import HOST, Plan
 
 log = logging.getLogger("vram_llm.fleet")
 
@@ -45,14 +42,12 @@ class Residents:
         self.tenants = {model.spec.name: Tenant.of(model) for model in plan.models}
         self.groups = Groups(plan, self.tenants)
         self.changes = Changes()
-        self._make_engine = make_engine
-        self._load_plans = load_plans
+        self._loader = Loader(self.tenants, make_engine, load_plans, self._note_engine_state)
         self._on_change = on_change
         self._drain_limit_s = drain_limit_s
         self._seen: dict[str, tuple[ModelState, str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._device_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._stirred = asyncio.Event()
         self._is_closed = False
 
@@ -116,11 +111,11 @@ class Residents:
     def _drain_or_keep(self, tenant: Tenant, decision: Decision, now: float) -> None:
         why = decision.drain.get(tenant.name)
         if why is not None and tenant.phase is Phase.RESIDENT:
-            tenant.phase, tenant.drained_at = Phase.DRAINING, now
-            self._note_why(tenant, why)
+            tenant.note_drain(why, Phase.DRAINING, now)
+            log.info("%s is unloaded: %s", tenant.name, tenant.why_drained)
         elif why is not None and tenant.phase is Phase.LOADING:
-            tenant.phase = Phase.STOPPING
-            self._note_why(tenant, why)
+            tenant.note_drain(why, Phase.STOPPING, now)
+            log.info("the load of %s is ended: %s", tenant.name, tenant.why_drained)
             self._run(self._cut_load(tenant))
         elif why is None and tenant.is_draining:  # one that is cut off refuses requests, and has to end
             tenant.phase, tenant.wanted_since = Phase.RESIDENT, None
@@ -132,11 +127,6 @@ class Residents:
             elif now - tenant.drained_at >= self._drain_limit_s and not tenant.is_cut_off:
                 tenant.is_cut_off = True
                 self._run(self._cut_off(tenant))
-
-    def _note_why(self, tenant: Tenant, why: str) -> None:
-        changed = "the configuration has changed" if tenant.is_outdated else ""
-        tenant.why_drained = tenant.why_ordered_out or changed or why
-        log.info("%s is unloaded: %s", tenant.name, tenant.why_drained)
 
     def _look_again(self, decision: Decision, now: float) -> None:
         """Set the timer for the next step that time alone makes due."""
@@ -159,11 +149,11 @@ class Residents:
     async def _load(self, tenant: Tenant) -> None:
         try:
             try:
-                await self._load_once(tenant)
+                await self._loader.load(tenant)
             except EngineDied as error:  # the requests that wait outlive one death
                 log.warning("%s is loaded once more: %s", tenant.name, error)
                 await _end_engine(tenant)
-                await self._load_once(tenant)
+                await self._loader.load(tenant)
         except VramLLMError as error:
             await self._fail(tenant, error)
         except Exception as error:  # a bug must not leave requests waiting for ever
@@ -174,24 +164,9 @@ class Residents:
             self._run(self._watch(tenant))
         self.advance()
 
-    async def _load_once(self, tenant: Tenant) -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            for device_id in sorted(tenant.packed.uses.keys() - {HOST}):  # its free bytes are one load's
-                await stack.enter_async_context(self._device_locks[device_id])
-            tenant.began_at = time.monotonic()
-            tenant.take(
-                await self._load_plans.packed_now(tenant.packed, _plans_beside(tenant, self.tenants.values()))
-            )
-            tenant.engine = self._make_engine(tenant.plans, tenant.name, self._on_engine_state(tenant))
-            tenant.engine.start()
-            tenant.info = await tenant.engine.ready()
-
-    def _on_engine_state(self, tenant: Tenant) -> Callable[[Engine], None]:
-        def on_state(_: Engine) -> None:
-            self._tell(tenant)
-            self._stirred.set()
-
-        return on_state
+    def _note_engine_state(self, tenant: Tenant) -> None:
+        self._tell(tenant)
+        self._stirred.set()
 
     async def _fail(self, tenant: Tenant, error: VramLLMError) -> None:
         log.error("%s was not loaded: %s", tenant.name, error)
@@ -267,16 +242,6 @@ class Residents:
             )
         )
         self._on_change(snapshot)
-
-
-def _plans_beside(tenant: Tenant, tenants: Iterable[Tenant]) -> tuple[Plan, ...]:
-    """The plans of the other models that hold memory."""
-    return tuple(
-        plan
-        for other in tenants
-        if other is not tenant and other.phase not in (Phase.ABSENT, Phase.STOPPING)
-        for plan in other.plans
-    )
 
 
 async def _end_engine(tenant: Tenant) -> None:

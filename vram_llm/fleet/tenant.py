@@ -87,7 +87,10 @@ class LeaseTimes:
 
 @dataclass(slots=True, eq=False)
 class Tenant:
-    """A model and its place. Times are those of time.monotonic."""
+    """A model and its place. Times are those of time.monotonic.
+
+    methods: changes of state, for requests, orders and loads, each of a few lines.
+    """
 
     packed: PackedModel
     ways: tuple[FleetWay, ...]  # of its replicas; not the packed ones after other programs took memory
@@ -203,6 +206,12 @@ class Tenant:
         if self.phase in (Phase.LOADING, Phase.RESIDENT) and not self.why_ordered_out:
             self.wanted_since = self.wanted_since or now
         self.is_outdated = True
+
+    def note_drain(self, why: str, phase: Phase, now: float) -> None:
+        """It begins to leave, for another model's sake (`why`) or its own."""
+        self.phase, self.drained_at = phase, now
+        changed = "the configuration has changed" if self.is_outdated else ""
+        self.why_drained = self.why_ordered_out or changed or why
 
     def note_load_began(self, now: float) -> None:
         """There is memory for it."""
