@@ -176,7 +176,7 @@ async def test_a_full_queue_refuses_requests(
     await asyncio.sleep(0)  # each task submits at its first turn
     with pytest.raises(Overloaded, match="6 requests are in flight and 6 is the most") as refusal:
         await answer(engine, "one too many")
-    assert refusal.value.retry_after_s > 0
+    assert (refusal.value.retry_after_s or 0) > 0
     await first.aclose()
     answers = await soon(asyncio.gather(*queued))
     assert all(len(tokens_of(answer)) == 8 for answer in answers)
@@ -228,7 +228,7 @@ async def test_images_of_too_many_bytes_in_flight_are_refused(
         Overloaded, match="of 6 bytes are in flight, these have 6 and 10 is the most"
     ) as refusal:
         await answer(engine, "second", prompt="a", images=images)
-    assert refusal.value.retry_after_s >= 1
+    assert (refusal.value.retry_after_s or 0) >= 1
     with pytest.raises(Overloaded):
         await engine.tokenize("a", add_special=True, parse_special=True, images=images)
     with pytest.raises(RequestError, match="takes no images"):

@@ -208,7 +208,7 @@ async def test_requests_that_arrive_while_the_file_is_away_are_answered_once_it_
     question = asyncio.create_task(engine.tokenize("hi", add_special=True, parse_special=True))
     with pytest.raises(Overloaded, match="2 requests are in flight and 2 is the most") as full:
         await soon(answer(engine, "c"))
-    assert full.value.retry_after_s >= 1
+    assert (full.value.retry_after_s or 0) >= 1
     away.rename(path)
     assert await soon(question)
     assert [len(tokens_of(await soon(task))) for task in early] == [8, 8]

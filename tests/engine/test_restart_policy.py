@@ -41,6 +41,17 @@ def test_crashes_while_serving_spend_the_budget_of_ten_minutes() -> None:
     assert policy.is_spent
 
 
+def test_without_a_budget_an_engine_is_always_started_again_ever_later() -> None:
+    policy = RestartPolicy(max_crashes=None)
+    delays = []
+    for i in range(100):
+        policy.note_death("signal 9", float(i), served_s=0.1)
+        delays.append(policy.delay_s)
+    assert not policy.is_spent
+    assert delays == sorted(delays)
+    assert (delays[0], delays[-1]) == (0, 30)
+
+
 def test_lost_workers_spend_nothing() -> None:
     policy = RestartPolicy()
     for i in range(100):

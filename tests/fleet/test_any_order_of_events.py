@@ -232,6 +232,11 @@ class AnyOrder(RuleBasedStateMachine):
 
 def test_any_order_of_events(plan_on_cpu: PlanOnCpu) -> None:
     plans = plan_on_cpu(n_ctx=512), plan_on_cpu(n_ctx=1024)
+
+    class OfPlans(AnyOrder):
+        def __init__(self) -> None:
+            super().__init__(plans)
+
     run_state_machine_as_test(
-        lambda: AnyOrder(plans), settings=settings(max_examples=15, stateful_step_count=30, deadline=None)
+        OfPlans, settings=settings(max_examples=15, stateful_step_count=30, deadline=None)
     )

@@ -12,6 +12,7 @@ from tests.conftest import PlanOnCpu
 from tests.fleet.held_engines import Engines
 from tests.fleet.plans import fleet_plan, packed
 from tests.patience import soon, until
+from vram_llm.engine.stats import EngineStats
 from vram_llm.errors import DoesNotFit, EngineDied, ModelRefused, Overloaded, UnknownModel
 from vram_llm.fleet import load_plans, residents, tenant
 from vram_llm.fleet.forecast import Wait
@@ -393,6 +394,24 @@ async def test_memory_that_other_programs_take(
         await leased(fleet, "c")
         assert engines.latest("c").plan.context.n_ctx == 256
     assert beside == [1, 1, 1]
+
+
+async def test_counts_go_on_over_loads(plan: FleetPlan) -> None:
+    async with running(plan, engines := Engines()) as fleet:
+        assert fleet.activity("c") is None
+        engines.latest("a").stats = EngineStats(n_steps=3, n_generated_tokens=5, n_running=1)
+        engines.latest("a")._metrics.endings["length"] = 2
+        await soon(fleet.unload("a"))
+        idle = fleet.activity("a")
+        assert idle is not None
+        assert (idle.pid, idle.totals.n_generated_tokens, idle.totals.n_running) == (None, 5, 0)
+        await soon(fleet.load("a"))
+        engines.latest("a").stats = EngineStats(n_steps=1, n_generated_tokens=2, n_running=1)
+        engines.latest("a")._metrics.endings["length"] = 1
+        now = fleet.activity("a")
+        assert now is not None
+        assert (now.totals.n_steps, now.totals.n_generated_tokens, now.totals.n_running) == (4, 7, 1)
+        assert now.endings == {"length": 3}
 
 
 async def test_requests_at_the_end(plan: FleetPlan) -> None:

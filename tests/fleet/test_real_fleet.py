@@ -13,8 +13,11 @@ from tests.engine.harness import EXACT, engine_processes, tokens_of
 from tests.fleet.plans import fleet_plan, packed
 from tests.patience import soon, until
 from tools.random_model import write_llama
+from vram_llm.engine import restart_policy
 from vram_llm.engine.client import EngineClient
+from vram_llm.engine.restart_policy import MAX_CRASHES
 from vram_llm.fleet.manager import Fleet
+from vram_llm.fleet.replicas import make_engine
 from vram_llm.fleet.snapshots import ModelState
 from vram_llm.planner.fleet.types import FleetPlan
 
@@ -38,8 +41,20 @@ async def answer(fleet: Fleet, name: str, i: int, n_tokens: int = 50) -> list[in
         return tokens_of([event async for event in engine.generate(asked)])
 
 
-async def test_models_take_turns_and_no_answer_is_lost(plan: FleetPlan) -> None:
-    fleet = Fleet(plan, make_engine=lambda plans, name, on_state: EngineClient(plans[0], name, on_state))
+async def killed(engine: EngineClient, n_restarts: int) -> None:
+    """Kill an engine once it serves, and wait until it is started for the `n_restarts`th time."""
+    await engine.ready()
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+    await until(lambda: engine.n_restarts == n_restarts, "noticed")
+
+
+async def test_models_take_turns_and_no_answer_is_lost(
+    plan: FleetPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor if an engine dies, however often."""
+    monkeypatch.setattr(restart_policy, "_FIRST_DELAY_S", 0.01)
+    fleet = Fleet(plan, make_engine=make_engine)
     await fleet.start()
     try:
         alone = {name: await soon(answer(fleet, name, 0)) for name in "abc"}
@@ -59,6 +74,12 @@ async def test_models_take_turns_and_no_answer_is_lost(plan: FleetPlan) -> None:
         assert await soon(answer(fleet, other, 98)) == alone[other]
         assert len(await soon(stream)) == 2000
         assert engine.n_restarts == 1
+
+        for n_restarts in range(2, 2 + MAX_CRASHES):  # one death more than a server of one model survives
+            await soon(killed(engine, n_restarts))
+        waiting = [asyncio.create_task(answer(fleet, one, i)) for i in (100, 101)]
+        assert [await soon(each) for each in waiting] == [alone[one]] * 2  # no request was lost
+        assert engine.n_restarts == 1 + MAX_CRASHES
         await soon(fleet.sleep())
         assert engine_processes() == []
     finally:

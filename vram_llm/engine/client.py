@@ -18,6 +18,7 @@ from vram_llm.engine.process import ProcessStarter
 from vram_llm.engine.recent_load import LoadCounts, RecentLoad
 from vram_llm.engine.request import DecodeTick, EmbeddingRequest, FinishReason, Image, Request, TokenEvent
 from vram_llm.engine.request_metrics import ABORT, RequestMetrics
+from vram_llm.engine.restart_policy import RestartPolicy
 from vram_llm.engine.stats import EngineStats, with_earlier
 from vram_llm.engine.supervisor import EngineProcess, log
 from vram_llm.errors import (
@@ -44,8 +45,8 @@ class EngineClient(EngineProcess):
     """An engine process and its requests. Use from one event loop.
 
     `on_state` is called with the client whenever `state` or `detail` change. `stats` are those after the last
-    full step. `watchdog_s` is the Watchdog's limit. `replan` plans again: see PlanSource. `processes`: see
-    EngineProcess.
+    full step. `watchdog_s` is the Watchdog's limit. `replan` plans again: see PlanSource. `processes` and
+    `restarts`: see EngineProcess.
     """
 
     def __init__(
@@ -57,8 +58,9 @@ class EngineClient(EngineProcess):
         watchdog_s: float | None = None,
         replan: Replan | None = None,
         processes: ProcessStarter | None = None,
+        restarts: RestartPolicy | None = None,
     ) -> None:
-        super().__init__(plan, model_name, lambda: on_state(self), watchdog_s, replan, processes)
+        super().__init__(plan, model_name, lambda: on_state(self), watchdog_s, replan, processes, restarts)
         self.stats = EngineStats()
         self._earlier = EngineStats()  # of engines that have ended
         self._n_unreported = 0  # tokens of DecodeTicks since the last stats

@@ -9,7 +9,7 @@ import signal
 from collections import deque
 from dataclasses import dataclass, field
 
-MAX_CRASHES = 5  # while serving, within CRASH_WINDOW_S; one more ends the server
+MAX_CRASHES = 5  # while serving, within CRASH_WINDOW_S; one more ends the server of one model
 CRASH_WINDOW_S = 600.0
 CALM_S = 60.0  # of serving, after which the delays begin anew
 MAX_KERNEL_CRASHES = 2  # then loads use no extra buffer types
@@ -22,8 +22,12 @@ _WORKER_LOST = "ggml-rpc.cpp"  # in the reason of an engine that llama.cpp's RPC
 
 @dataclass(slots=True)
 class RestartPolicy:
-    """Counts deaths. `n_attempts` starts in a row have no calm between them."""
+    """Counts deaths. `n_attempts` starts in a row have no calm between them.
 
+    `max_crashes` is the budget; None: there is none, as where other models are served on.
+    """
+
+    max_crashes: int | None = MAX_CRASHES
     n_attempts: int = 0
     extra_buffers: bool = True  # whether loads may repack the processor's weights for other kernels
     _crashes: deque[float] = field(default_factory=deque)
@@ -54,7 +58,7 @@ class RestartPolicy:
     @property
     def is_spent(self) -> bool:
         """True if the engine is not started again."""
-        return len(self._crashes) > MAX_CRASHES
+        return self.max_crashes is not None and len(self._crashes) > self.max_crashes
 
     @property
     def delay_s(self) -> float:

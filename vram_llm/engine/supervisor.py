@@ -43,7 +43,7 @@ class EngineProcess(ABC):
 
     `on_change` and further `listeners` are called whenever `state` or `detail` change. `watchdog_s` is the
     Watchdog's limit. `replan` plans again if the model's files have changed or memory ran out. Processes come
-    from `processes`.
+    from `processes`. `restarts` says when the next one is started; None: by its defaults.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class EngineProcess(ABC):
         watchdog_s: float | None = None,
         replan: Replan | None = None,
         processes: ProcessStarter | None = None,
+        restarts: RestartPolicy | None = None,
     ) -> None:
         self.plan = plan
         self._plans = PlanSource(plan, replan)
@@ -67,7 +68,7 @@ class EngineProcess(ABC):
         self._model_name = model_name
         self.listeners = [on_change]
         self.n_restarts = 0  # times that another process was started
-        self._restarts = RestartPolicy()
+        self._restarts = restarts or RestartPolicy()
         self._outage = OutageWatch()
         self._watchdog_s = watchdog_s
         self._has_other_model = False  # than the requests in flight were made for

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from vram_llm.engine.activity import EngineActivity
 from vram_llm.engine.engine_protocol import Engine
 from vram_llm.errors import EngineDied, Overloaded, UnknownModel
 from vram_llm.fleet.engines import FleetEngine, MakeEngine
@@ -231,6 +232,13 @@ class Fleet:
         For facts alone, as metrics need them. Raises UnknownModel.
         """
         return self._find(model).engine
+
+    def activity(self, model: str) -> EngineActivity | None:
+        """The work of a model now, and the counts of all its loads; None: it was never loaded.
+
+        Raises UnknownModel.
+        """
+        return self._find(model).activity
 
     def events(self) -> AsyncIterator[FleetEvent]:
         """Changes from now on, until `stop`. A reader who is 1024 changes behind loses the oldest."""

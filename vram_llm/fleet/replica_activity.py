@@ -61,12 +61,6 @@ def joint_plan(plans: Sequence[Plan]) -> Plan:
 
 def joint_activity(activities: Sequence[EngineActivity]) -> EngineActivity:
     """What several engines do and have done together. The process is the first that runs."""
-    histograms = RequestHistograms(0)
-    for activity in activities:
-        for field in fields(RequestHistograms):
-            theirs = getattr(activity.histograms, field.name)
-            if isinstance(theirs, BucketCounts):
-                getattr(histograms, field.name).add(theirs)
     requests = [request for activity in activities for request in activity.requests]
     return EngineActivity(
         plan=joint_plan([activity.plan for activity in activities]),
@@ -76,10 +70,21 @@ def joint_activity(activities: Sequence[EngineActivity]) -> EngineActivity:
         totals=joint_stats(activity.totals for activity in activities),
         recent=_joint_rates([activity.recent for activity in activities]),
         requests=tuple(sorted(requests, key=lambda request: -request.age_s)),
-        histograms=histograms,
+        histograms=joint_histograms(activity.histograms for activity in activities),
         endings=sum((Counter(activity.endings) for activity in activities), Counter[str]()),
         longest=max(activity.longest for activity in activities),
     )
+
+
+def joint_histograms(several: Iterable[RequestHistograms]) -> RequestHistograms:
+    """The sums of all buckets."""
+    sums = RequestHistograms(0)
+    for histograms in several:
+        for field in fields(RequestHistograms):
+            theirs = getattr(histograms, field.name)
+            if isinstance(theirs, BucketCounts):
+                getattr(sums, field.name).add(theirs)
+    return sums
 
 
 def joint_stats(several: Iterable[EngineStats]) -> EngineStats:

@@ -18,6 +18,7 @@ from vram_llm.engine.in_flight import HandedOver, is_called
 from vram_llm.engine.plan_source import Replan
 from vram_llm.engine.process import ProcessStarter
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, TokenEvent
+from vram_llm.engine.restart_policy import RestartPolicy
 from vram_llm.engine.wire import Embedded
 from vram_llm.errors import EngineDied, Overloaded
 from vram_llm.fleet.engines import FleetEngine
@@ -167,11 +168,20 @@ def make_engine(
 ) -> FleetEngine:
     """The engine of a model by the plans of its replicas: an EngineClient, or a ReplicaSet of several.
 
-    The other arguments are EngineClient's.
+    An engine that has loaded is started again after each death, later each time: the server has other models,
+    so it does not end. The other arguments are EngineClient's.
     """
 
     def client(plan: Plan, on_state: Callable[[Engine], None] = lambda _: None) -> EngineClient:
-        return EngineClient(plan, name, on_state, watchdog_s=watchdog_s, replan=replan, processes=processes)
+        return EngineClient(
+            plan,
+            name,
+            on_state,
+            watchdog_s=watchdog_s,
+            replan=replan,
+            processes=processes,
+            restarts=RestartPolicy(max_crashes=None),
+        )
 
     if len(plans) == 1:
         return client(plans[0], on_state)

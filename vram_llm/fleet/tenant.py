@@ -19,9 +19,11 @@ import contextlib
 from collections import deque
 from dataclasses import dataclass, field, replace
 
+from vram_llm.engine.activity import EngineActivity
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.errors import VramLLMError
 from vram_llm.fleet.engines import FleetEngine
+from vram_llm.fleet.model_history import after_end, with_history
 from vram_llm.fleet.residency import Phase, Standing
 from vram_llm.fleet.snapshots import FleetModel, ModelState
 from vram_llm.planner.fleet.types import FleetWay, PackedModel
@@ -115,6 +117,7 @@ class Tenant:
     last_used: float = 0.0
     n_loads: int = 0
     load_s: float | None = None  # measured
+    history: EngineActivity | None = None  # the counts of engines that have ended
     waiters: deque[Waiter] = field(default_factory=deque)
     leases: set[Lease] = field(default_factory=set)  # of the engine that runs
     times: LeaseTimes = field(default_factory=LeaseTimes)
@@ -242,7 +245,10 @@ class Tenant:
         """The engine has ended. The next load is by the plan."""
         if self.phase is not Phase.LOADING and now - self.loaded_at >= _CALM_S:
             self.n_failures = 0
-        self.phase, self.engine, self.is_cut_off, self.is_outdated = Phase.ABSENT, None, False, False
+        self.phase, self.is_cut_off, self.is_outdated = Phase.ABSENT, False, False
+        if self.engine is not None:
+            self.history = after_end(with_history(self.engine.activity, self.history))
+        self.engine = None
         self.leases.clear()
         self.take(self.packed)
         self._end_order_if_done()
@@ -331,6 +337,11 @@ class Tenant:
         if self.phase is Phase.ABSENT:
             return str(self.failure or "")
         return self.engine.detail if self.engine is not None else ""
+
+    @property
+    def activity(self) -> EngineActivity | None:
+        """Its work now, and the counts of all its engines; None: it had none."""
+        return self.history if self.engine is None else with_history(self.engine.activity, self.history)
 
     def snapshot(self, now: float) -> FleetModel:
         """The model as it is now."""

@@ -128,6 +128,8 @@ class UnknownEncoding(RequestError):
 class RateLimited(Overloaded):
     """The API key has as much in flight, or has used as much within a minute, as it may."""
 
+    retry_after_s: float
+
 
 class NotReady(VramLLMError):
     """The engine is loading or restarting: try again."""

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from tests.planner.saved import CONTEXT, local, saved_plan
 from tests.server.fake_engine import INFO, FakeEngine, says
+from vram_llm.engine.activity import EngineActivity
 from vram_llm.engine.engine_protocol import Engine
 from vram_llm.errors import UnknownModel
 from vram_llm.fleet.snapshots import FleetEvent, FleetModel, ModelState
@@ -69,6 +70,7 @@ class FakeFleet:
         self.waiting: list[str] = []
         self.held: list[str] = []
         self.orders: list[tuple[str, str | None]] = []
+        self.were_loaded: set[str] = set()
         self._gates: dict[str, asyncio.Event] = {}
         self._readers: list[asyncio.Queue[FleetEvent | None]] = []
         self.set_plan(plan)
@@ -138,6 +140,10 @@ class FakeFleet:
 
     def engine(self, model: str) -> Engine | None:
         return self.engines[model] if self.states[model] is ModelState.RESIDENT else None
+
+    def activity(self, model: str) -> EngineActivity | None:
+        was_loaded = self.states[model] is ModelState.RESIDENT or model in self.were_loaded
+        return self.engines[model].activity if was_loaded else None
 
     async def events(self) -> AsyncIterator[FleetEvent]:
         queue: asyncio.Queue[FleetEvent | None] = asyncio.Queue()

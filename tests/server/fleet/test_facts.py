@@ -27,6 +27,10 @@ async def test_metrics_have_the_model_as_a_label(client: httpx.AsyncClient, serv
     assert seen["vram_llm:device_total_bytes"] == seen["vram_llm:build_info"] == {""}
     assert 'llamacpp:n_decode_total{model="coder"}' in (await client.get("/metrics?model=coder")).text
     assert "chat" not in (await client.get("/metrics?model=coder")).text
+    served.fleet.were_loaded.add("embedder")
+    text = (await client.get("/metrics")).text
+    assert 'vllm:generation_tokens_total{engine="0",model="embedder"' in text
+    assert 'vram_llm:engine_state{model="embedder"' not in text
 
 
 async def test_openmetrics(client: httpx.AsyncClient) -> None:

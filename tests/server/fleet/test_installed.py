@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.server.fleet.fake_fleet import FakeFleet, packed, settings_of
 from vram_llm.planner.fleet.types import FleetPlan
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.fleet import run
+from vram_llm.server.fleet.ports import RunningFleet
 from vram_llm.server.fleet.routed_models import FleetSettings
 from vram_llm.server.fleet.run import FleetService
 
@@ -34,7 +36,8 @@ async def test_a_list_that_cannot_be_read_does_not_end_the_watch(
         n_reads += 1
         return settings
 
-    service = FleetService(fleet=FakeFleet(settings.plan), settings=settings, read=read, installed=installed)
+    fleet = cast("RunningFleet", FakeFleet(settings.plan))
+    service = FleetService(fleet=fleet, settings=settings, read=read, installed=installed)
     with caplog.at_level(logging.WARNING, "vram_llm.fleet"):
         watching = asyncio.create_task(run._Serving(service, ServerConfig())._watch_installed())
         await until(lambda: n_reads == 1, "read again")

@@ -24,8 +24,6 @@ async def report_fleet_load(
         for each in running_models(fleet, models):
             name, now = each.model.name, each.activity
             then, then_at = before.get(name, (now, now_at))
-            if then.totals.n_steps > now.totals.n_steps:  # of an engine that was unloaded since
-                then, then_at = now, now_at
             if now_at > then_at and (now.requests or now.totals.n_steps > then.totals.n_steps):
                 fields = {"model": name, **load_fields(then, now, now_at - then_at)}
                 log.info("load", extra={"fields": fields})

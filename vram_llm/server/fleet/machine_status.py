@@ -26,7 +26,7 @@ B = TypeVar("B", bound=BufferBytes)
 
 @dataclass(frozen=True, slots=True)
 class RunningModel:
-    """A model with an engine, and its activity at one moment."""
+    """A model with an engine, and its activity at one moment, with the counts of its earlier loads."""
 
     model: RoutedModel
     engine: Engine
@@ -35,8 +35,12 @@ class RunningModel:
 
 def running_models(fleet: ServedFleet, models: RoutedModels) -> list[RunningModel]:
     """The models that have engines, in the plan's order."""
-    found = [(model, fleet.engine(model.name)) for model in models]
-    return [RunningModel(model, engine, engine.activity) for model, engine in found if engine is not None]
+    found = [(model, fleet.engine(model.name), fleet.activity(model.name)) for model in models]
+    return [
+        RunningModel(model, engine, activity)
+        for model, engine, activity in found
+        if engine is not None and activity is not None
+    ]
 
 
 def fleet_devices(

@@ -1,12 +1,13 @@
 """GET /metrics of a fleet: every family of one model with the label `model`, and the fleet's own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as _TEXT
 
+from vram_llm.engine.activity import EngineActivity
 from vram_llm.fleet.snapshots import FleetModel, ModelState
 from vram_llm.server.api_keys import current_key
 from vram_llm.server.fleet.machine_status import RunningModel, fleet_devices, fleet_host, running_models
@@ -56,7 +57,7 @@ class FamiliesOfModels:
 
 
 def fleet_metrics_router(fleet: ServedFleet, models: RoutedModels, readings: SystemReadings) -> APIRouter:
-    """The route. Counts of a model begin anew with each load. `?model=NAME`: that model's alone."""
+    """The route. Counts of a model go on over its loads. `?model=NAME`: that model's alone."""
     router = APIRouter(tags=["metrics"])
     text = TextSink()
 
@@ -74,7 +75,7 @@ def fleet_metrics_router(fleet: ServedFleet, models: RoutedModels, readings: Sys
 
         def add_all(sink: FamilySink) -> None:
             add_fleet_families(sink, snapshots)
-            add_families_of(sink, running, reading)
+            add_families_of(sink, running, _histories(fleet, snapshots), reading)
             devices = fleet_devices(models.settings.plan.devices, running, reading)
             add_machine_families(sink, devices, fleet_host(running, reading))
 
@@ -90,8 +91,20 @@ def fleet_metrics_router(fleet: ServedFleet, models: RoutedModels, readings: Sys
     return router
 
 
-def add_families_of(sink: FamilySink, running: Sequence[RunningModel], reading: SystemReading) -> None:
-    """The families of each engine."""
+def _histories(fleet: ServedFleet, snapshots: Sequence[FleetModel]) -> dict[str, EngineActivity]:
+    """The counts of models that are not loaded now, by name."""
+    idle = [each.name for each in snapshots if fleet.engine(each.name) is None]
+    found = ((name, fleet.activity(name)) for name in idle)
+    return {name: activity for name, activity in found if activity is not None}
+
+
+def add_families_of(
+    sink: FamilySink,
+    running: Sequence[RunningModel],
+    histories: Mapping[str, EngineActivity],
+    reading: SystemReading,
+) -> None:
+    """The families of each engine, and the counts of models that are not loaded any more."""
     of_models = FamiliesOfModels()
     for each in running:
         of_models.model = each.model.name
@@ -105,6 +118,10 @@ def add_families_of(sink: FamilySink, running: Sequence[RunningModel], reading: 
         add_llama_server_families(of_models, activity)
         host = host_of(activity.plan, info, reading)
         add_engine_families(of_models, activity, phase_of(each.engine), devices, host)
+    for name, activity in histories.items():
+        of_models.model = name
+        add_vllm_families(of_models, activity, name, None)
+        add_llama_server_families(of_models, activity)
     of_models.pass_on(sink)
 
 

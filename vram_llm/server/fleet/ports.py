@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from vram_llm.engine.activity import EngineActivity
 from vram_llm.engine.engine_protocol import Engine
 from vram_llm.fleet.snapshots import FleetEvent, FleetModel
 
@@ -24,6 +25,8 @@ class ServedFleet(Protocol):
     def snapshots(self) -> tuple[FleetModel, ...]: ...
 
     def engine(self, model: str) -> Engine | None: ...
+
+    def activity(self, model: str) -> EngineActivity | None: ...
 
     def events(self) -> AsyncIterator[FleetEvent]: ...
 

@@ -55,17 +55,18 @@ def fleet_status_router(
             devices = [device.model_copy(update={"processes": None}) for device in devices]
         first = next(iter(models))
         by_name = {each.model.name: each for each in running}
+        known = [activity for model in models if (activity := fleet.activity(model.name)) is not None]
         return StatusReply(
             version=__version__,
             model=model_status(first.name, first.plan),
             engine=StatusEngine(
-                state=readiness.phase, reason=readiness.reason, n_restarts=sum(_restarts(running)),
-                uptime_s=readiness.uptime_s,
+                state=readiness.phase, reason=readiness.reason, uptime_s=readiness.uptime_s,
+                n_restarts=sum(activity.n_restarts for activity in known),
             ),
             devices=devices,
             host=fleet_host(running, reading),
             load=_load([each.activity for each in running]),
-            totals=_totals([each.activity for each in running]),
+            totals=_totals(known),
             requests=[
                 request_status(request, each.model.name)
                 for each in running
@@ -124,10 +125,6 @@ def _fleet_model(model: RoutedModel, now: FleetModel, running: RunningModel | No
         engine=None if running is None else engine_status(running.engine, running.activity),
         load=None if running is None else load_status(running.activity),
     )
-
-
-def _restarts(running: Sequence[RunningModel]) -> list[int]:
-    return [each.activity.n_restarts for each in running]
 
 
 def _load(activities: Sequence[EngineActivity]) -> StatusLoad:
