@@ -36,8 +36,11 @@ async def test_a_list_that_cannot_be_read_does_not_end_the_watch(
         n_reads += 1
         return settings
 
+    async def apply(_: FleetSettings) -> None:
+        raise AssertionError("nothing has changed")
+
     fleet = cast("RunningFleet", FakeFleet(settings.plan))
-    service = FleetService(fleet=fleet, settings=settings, read=read, installed=installed)
+    service = FleetService(fleet=fleet, settings=settings, apply=apply, read=read, installed=installed)
     with caplog.at_level(logging.WARNING, "vram_llm.fleet"):
         watching = asyncio.create_task(run._Serving(service, ServerConfig())._watch_installed())
         await until(lambda: n_reads == 1, "read again")
