@@ -1,16 +1,17 @@
 """The Anthropic SDK against a real server on the loopback, its answers validated strictly."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import pytest
-from anthropic import AsyncAnthropic
 
 from tests.server.fake_engine import FakeEngine, fails, says
 from tests.server.live import async_anthropic_sdk, listening
 from tests.server.tool_chat import FUNCTION, PARAMETERS, PIECES, TALKER
 from vram_llm.errors import Overloaded
+
+if TYPE_CHECKING:  # it takes two seconds to load, in each process of pytest-xdist
+    from anthropic import AsyncAnthropic
 
 TOOL = {"name": FUNCTION["name"], "description": "Weather", "input_schema": PARAMETERS}
 HI: Any = [{"role": "user", "content": "hi"}]
@@ -22,7 +23,7 @@ def engine() -> FakeEngine:
 
 
 @pytest.fixture
-async def sdk(engine: FakeEngine) -> AsyncIterator[AsyncAnthropic]:
+async def sdk(engine: FakeEngine) -> AsyncIterator["AsyncAnthropic"]:
     async with (
         listening(engine, api_keys=("right",)) as url,
         async_anthropic_sdk(url, api_key="right", _strict_response_validation=True) as client,
@@ -30,7 +31,7 @@ async def sdk(engine: FakeEngine) -> AsyncIterator[AsyncAnthropic]:
         yield client
 
 
-async def test_message(sdk: AsyncAnthropic) -> None:
+async def test_message(sdk: "AsyncAnthropic") -> None:
     message = await sdk.messages.create(model="tiny", max_tokens=9, messages=HI, system="Be kind.")
     (block,) = message.content
     assert block.type == "text"
@@ -38,7 +39,7 @@ async def test_message(sdk: AsyncAnthropic) -> None:
     assert (message.usage.input_tokens, message.usage.output_tokens) == (5, 2)
 
 
-async def test_tools(sdk: AsyncAnthropic, engine: FakeEngine) -> None:
+async def test_tools(sdk: "AsyncAnthropic", engine: FakeEngine) -> None:
     engine.script = says(*PIECES)
     tools: Any = [TOOL]
     message = await sdk.messages.create(model="tiny", max_tokens=9, messages=HI, tools=tools)
@@ -51,7 +52,7 @@ async def test_tools(sdk: AsyncAnthropic, engine: FakeEngine) -> None:
     assert (await sdk.messages.create(model="tiny", max_tokens=9, messages=chat, tools=tools)).content
 
 
-async def test_stream(sdk: AsyncAnthropic, engine: FakeEngine) -> None:
+async def test_stream(sdk: "AsyncAnthropic", engine: FakeEngine) -> None:
     engine.script = says(*PIECES)
     tools: Any = [TOOL]
     async with sdk.messages.stream(model="tiny", max_tokens=9, messages=HI, tools=tools) as stream:
@@ -63,7 +64,7 @@ async def test_stream(sdk: AsyncAnthropic, engine: FakeEngine) -> None:
     assert message.usage.output_tokens == len(PIECES)
 
 
-async def test_beta(sdk: AsyncAnthropic, engine: FakeEngine) -> None:
+async def test_beta(sdk: "AsyncAnthropic", engine: FakeEngine) -> None:
     engine.script = says(*PIECES)
     edits: Any = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
     search: Any = {"type": "web_search_20250305", "name": "web_search"}
@@ -85,12 +86,14 @@ async def test_beta(sdk: AsyncAnthropic, engine: FakeEngine) -> None:
     assert counted.context_management is not None
 
 
-async def test_count_tokens(sdk: AsyncAnthropic) -> None:
+async def test_count_tokens(sdk: "AsyncAnthropic") -> None:
     count = await sdk.messages.count_tokens(model="tiny", messages=HI)
     assert count.input_tokens == 1 + len("[user]hi")
 
 
-async def test_errors(sdk: AsyncAnthropic, engine: FakeEngine) -> None:
+async def test_errors(sdk: "AsyncAnthropic", engine: FakeEngine) -> None:
+    import anthropic
+
     with pytest.raises(anthropic.BadRequestError, match="temperature"):
         await sdk.messages.create(model="tiny", max_tokens=9, messages=HI, extra_body={"temperature": -3})
     with pytest.raises(anthropic.AuthenticationError):
@@ -100,7 +103,9 @@ async def test_errors(sdk: AsyncAnthropic, engine: FakeEngine) -> None:
         await sdk.messages.create(model="tiny", max_tokens=9, messages=HI)
 
 
-async def test_error_in_mid_stream(sdk: AsyncAnthropic, engine: FakeEngine) -> None:
+async def test_error_in_mid_stream(sdk: "AsyncAnthropic", engine: FakeEngine) -> None:
+    import anthropic
+
     engine.script = fails("Hel", error="the cache is full")
     with pytest.raises(anthropic.APIStatusError, match="the cache is full"):
         async with sdk.messages.stream(model="tiny", max_tokens=9, messages=HI) as stream:

@@ -54,6 +54,7 @@ async def run_load(
             await _send(client, endpoint.path, body, outcome)
         on_done(outcome)
 
+    was_frozen = gc.get_freeze_count() > 0  # by the caller; unfreeze() would undo that too
     gc.collect()
     gc.freeze()  # a collection would look through all prompts in the middle of the load
     started = time.perf_counter()
@@ -69,7 +70,8 @@ async def run_load(
         was_interrupted = True
     finally:
         duration_s = time.perf_counter() - started
-        gc.unfreeze()
+        if not was_frozen:
+            gc.unfreeze()
         for task in tasks:
             task.cancel()
     ended = await asyncio.gather(*tasks, return_exceptions=True)

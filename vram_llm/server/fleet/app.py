@@ -8,7 +8,7 @@ from functools import partial
 from fastapi import FastAPI
 
 from vram_llm.server.api_keys import Keyring
-from vram_llm.server.app import BODIES, add_limits, add_model_routes, add_twice, bare_app
+from vram_llm.server.app import BODIES, add_limits, add_model_routes, add_routes, add_twice, bare_app
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.fleet.context import FleetContext
 from vram_llm.server.fleet.facts import (
@@ -70,16 +70,15 @@ def create_fleet_app(
     add_limits(app, _AllQueues(fleet, models), config, keyring=keyring, hosts=hosts)
     context = FleetContext(config, clock)
     page, readings, created = Page(), SystemReadings(), int(clock())
-    app.include_router(root_router(context, page, partial(fleet_root_facts, models, readiness)))
-    for router in (
-        version_router(), page_router(page), fleet_cancel_router(context, fleet, models),
+    add_routes(
+        app, root_router(context, page, partial(fleet_root_facts, models, readiness)), version_router(),
+        page_router(page), fleet_cancel_router(context, fleet, models),
         logs_router(logs or LogRing(), context), events_router(parts.events, models),
         orders_router(fleet, models, parts.reloader), fleet_props_router(fleet, models),
         fleet_status_router(context, fleet, models, readiness, readings),
         fleet_plan_router(fleet, models, parts.about),
         fleet_slots_router(context, fleet, models), fleet_metrics_router(fleet, models, readings),
-    ):  # fmt: skip
-        app.include_router(router)
+    )  # fmt: skip
     add_twice(app, health_router(context, fleet_health(fleet, models, readiness)), documented="")
     add_twice(app, fleet_models_router(fleet, models, created, parts.reloader))
     add_model_routes(app, context)

@@ -10,11 +10,8 @@ from vram_llm.server.ui.plan_routes import plan_router
 from vram_llm.server.ui.ports import Ui
 
 
-def dashboard_router(serving: ServingContext, ui: Ui, page: Page) -> APIRouter:
+def dashboard_routers(serving: ServingContext, ui: Ui, page: Page) -> tuple[APIRouter, ...]:
     """The page's files, what-if plans, the end of requests, the log."""
-    router = APIRouter()
-    for each in (
+    return (
         page_router(page), plan_router(ui.planner), cancel_router(serving), logs_router(ui.logs, serving),
-    ):  # fmt: skip
-        router.include_router(each)
-    return router
+    )  # fmt: skip
