@@ -38,14 +38,18 @@ def run(
 
 
 def run_here(
-    *args: str | Path, cwd: Path | None = None, columns: int = 80, env: Mapping[str, str] | None = None
+    *args: str | Path,
+    cwd: Path | None = None,
+    columns: int = 80,
+    env: Mapping[str, str] | None = None,
+    encoding: str = "utf-8",
 ) -> "subprocess.CompletedProcess[str]":
     """`run` within this process, for tests of what a command prints, plans and exits with.
 
     It starts neither Python nor llama.cpp for each command: all share one dry run. An error without a
     sentence is raised here.
     """
-    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
     words, code = ["vram-llm", *map(str, args)], None
     with ExitStack() as stack:
         stack.enter_context(chdir(cwd or Path.cwd()))
@@ -60,7 +64,7 @@ def run_here(
             code = end.code
     for stream in streams:
         stream.flush()
-    printed = (stream.buffer.getvalue().decode() for stream in streams)
+    printed = (stream.buffer.getvalue().decode(encoding) for stream in streams)
     return subprocess.CompletedProcess(words, code if isinstance(code, int) else 0, *printed)
 
 

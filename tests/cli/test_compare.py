@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests import zoo
-from tests.cli.running import run, run_here
+from tests.cli.running import run_here
 from tools.random_model import write_llama
 
 pytestmark = pytest.mark.process
@@ -38,7 +38,8 @@ def test_rigs_side_by_side(models: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize("columns", [80, 140])
 def test_models_side_by_side(models: tuple[Path, Path], columns: int) -> None:
     eight, tiny = models
-    done = run("plan", eight, "--compare", tiny, "--gpu", "RTX 4090", "--compare", "3090", columns=columns)
+    rigs = ("--gpu", "RTX 4090", "--compare", "3090")
+    done = run_here("plan", eight, "--compare", tiny, *rigs, columns=columns)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= columns

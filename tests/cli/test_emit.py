@@ -88,21 +88,21 @@ def test_workers_whose_limit_was_lowered(workers: tuple[str, ...], tmp_path: Pat
     planned = {use["id"]: use["total_bytes"] for use in json.loads(saved.read_text())["estimate"]["devices"]}
     assert set(planned) == {"RPC0", "RPC1"}
 
-    fits = run("plan", "--check", saved, "--json")
+    fits = run_here("plan", "--check", saved, "--json")
     assert fits.returncode == 0, fits.stderr
     found = json.loads(fits.stdout)
     assert found["fits"] is True
     assert [room["free_bytes"] for room in found["devices"][:2]] == [64 * 2**20] * 2
     assert {room["id"]: room["needed_bytes"] for room in found["devices"][:2]} == planned
 
-    short = run("plan", "--check", saved, "--rpc", f"{workers[1]}@{planned['RPC1'] - 2**20}")
+    short = run_here("plan", "--check", saved, "--rpc", f"{workers[1]}@{planned['RPC1'] - 2**20}")
     assert short.returncode == 2
     assert f"worker {workers[1]} (RPC1) is 1.00 MiB short" in short.stderr
     assert "RPC0" not in short.stderr
 
-    more = run("plan", "--check", saved, "--rpc", f"{workers[1]}@{GIB}", "--json")
+    more = run_here("plan", "--check", saved, "--rpc", f"{workers[1]}@{GIB}", "--json")
     assert json.loads(more.stdout)["devices"][1]["free_bytes"] == GIB
-    other = run("plan", "--check", saved, "--rpc", workers[2])
+    other = run_here("plan", "--check", saved, "--rpc", workers[2])
     assert other.returncode == 64
     assert f"the plan uses no worker at {workers[2]}" in other.stderr
 
@@ -111,7 +111,7 @@ def test_a_worker_that_is_gone(workers: tuple[str, ...], tmp_path: Path) -> None
     model, saved = write_llama(tmp_path / "tiny.gguf"), tmp_path / "plan.json"
     text = run("plan", model, "--rpc", f"{workers[0]}@1GiB", *TINY, "--json").stdout
     saved.write_text(text.replace(workers[0], "127.0.0.1:1"))
-    done = run("plan", "--check", saved)
+    done = run_here("plan", "--check", saved)
     assert done.returncode == 21
     assert "no worker answers at 127.0.0.1:1" in done.stderr
 

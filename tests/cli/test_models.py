@@ -18,12 +18,10 @@ pytestmark = pytest.mark.process
 def run(
     home: Path, *args: str, columns: int = 200, encoding: str = "utf-8"
 ) -> "subprocess.CompletedProcess[str]":
-    """Run `vram-llm` in that home: within this process, if the encoding allows it."""
+    """Run `vram-llm` in that home, within this process."""
     gone = ("HF_HUB_CACHE", "HF_HOME", "OLLAMA_MODELS", "LLAMA_CACHE")
     kept = {name: value for name, value in environment(columns).items() if name not in gone}
-    kept |= {"HOME": str(home), "PYTHONIOENCODING": encoding}
-    by = running.run_here if encoding == "utf-8" else running.run
-    return by(*args, env=kept)
+    return running.run_here(*args, env=kept | {"HOME": str(home)}, encoding=encoding)
 
 
 @pytest.fixture

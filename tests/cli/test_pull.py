@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import try_to_load_from_cache
 
 from tests import zoo
-from tests.cli.running import environment, run
+from tests.cli.running import environment, run, run_here
 from tests.model.range_server import Answer, RangeServer, running
 from tools.random_model import write_llama
 from vram_llm.model.fetch import PIECE_BYTES
@@ -42,11 +42,12 @@ class Hub:
         for file in files:
             self.server.files |= {f"{FILES}/{revision}/{file.name}": file for revision in ("main", COMMIT)}
 
-    def run(self, *args: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *args: str, here: bool = True) -> "subprocess.CompletedProcess[str]":
+        """Run `vram-llm` with this hub, within this process if `here`."""
         env = {name: value for name, value in environment(200).items() if not name.startswith("HF_")}
         env |= {"HF_ENDPOINT": self.server.url, "HF_HUB_CACHE": str(self.cache)}
         env["VRAM_LLM_CACHE_DIR"] = str(self.cache / "headers")
-        return run(*args, env=env)
+        return (run_here if here else run)(*args, env=env)
 
     def ranges(self) -> list[str]:
         """The requests for models after planning: they name the commit."""
@@ -62,7 +63,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 def test_a_model_is_planned_downloaded_and_then_here(hub: Hub, tmp_path: Path) -> None:
     model = write_llama(tmp_path / "m-Q8_0.gguf")
     hub.offer(model)
-    done = hub.run("pull", "hf:org/repo:Q8_0", "--n-ctx", "512")
+    done = hub.run("pull", "hf:org/repo:Q8_0", "--n-ctx", "512", here=False)
     assert done.returncode == 0, done.stderr
     assert "tiny llama of 4 layers Q8_0, " in done.stdout
     path, hint = done.stdout.splitlines()[-2:]
@@ -97,12 +98,12 @@ def test_an_interrupted_download_continues(hub: Hub, tmp_path: Path) -> None:
 def test_a_model_that_does_not_fit_is_not_fetched_and_one_that_fits_is_named(
     hub: Hub, tmp_path: Path
 ) -> None:
-    model = dataclasses.replace(zoo.llama(400), metadata={"general.name": "Long"})
+    model = dataclasses.replace(zoo.llama(64), metadata={"general.name": "Long"})
     hub.offer(
         *(zoo.write(model, tmp_path / f"m-{quant}.gguf", quant) for quant in ("Q8_0", "Q4_0", "Q2_K")),
         write_llama(tmp_path / "other.gguf"),
     )
-    rig = ("--gpu", "70GiB", "--n-ctx", "512", "--n-gpu-layers", "all", "--override-tensor", "none")
+    rig = ("--gpu", "13GiB", "--n-ctx", "512", "--n-gpu-layers", "all", "--override-tensor", "none")
     done = hub.run("pull", "hf:org/repo:Q8_0", *rig)
     assert done.returncode == 2
     assert "short" in done.stderr
