@@ -89,7 +89,7 @@ _LONGEST_FILES = frozenset(
         "cli/test_calibrate", "cli/test_from_disk", "cli/test_golden", "cli/test_next_command",
         "cli/test_plan", "llama/dryrun/test_client", "planner/search/test_alternatives",
         "planner/search/test_unknown_speeds", "planner/test_paste_back", "server/test_real_engine",
-        "server/test_schemathesis", "server/test_soak", "test_docs", "test_journeys",
+        "server/test_schemathesis", "server/test_soak", "test_docs", "test_examples", "test_journeys",
     )
 )  # fmt: skip
 

@@ -34,7 +34,7 @@ def of(model: zoo.Model, folder: Path, common: str) -> ModelProfile:
 def planned(model: ModelProfile, rig: str, wish: Workload | None = None) -> Plan:
     host = Host(name="test", cores=16, total_bytes=64 * GIB, available_bytes=60 * GIB)
     machine = with_datasheet_speeds(Machine(devices=parse_rigs([rig]).devices, host=host))
-    return make_plan(model, machine, wish or Workload())
+    return make_plan(model, machine, wish or Workload(), compares=False)
 
 
 def q4_k_m(make: Callable[[], zoo.Model]) -> Callable[[], zoo.Model]:
@@ -120,7 +120,7 @@ def test_where_8k_does_not_fit_the_plan_has_less_and_says_so(tmp_path: Path) -> 
     model = of(zoo.llama(), tmp_path, "Q8_0")
     host = Host(name="test", cores=4, total_bytes=2 * GIB, available_bytes=2 * GIB)
     machine = with_datasheet_speeds(Machine(devices=parse_rigs(["9.5GB"]).devices, host=host))
-    plan = make_plan(model, machine, Workload())
+    plan = make_plan(model, machine, Workload(), compares=False)
     assert plan.context.n_ctx < Workload.DEFAULT_N_CTX
     assert plan.context.n_ctx % 1024 == 0
     assert any("8k tokens of context do not fit" in note for note in plan.notes)
@@ -136,7 +136,7 @@ def test_without_a_card_the_context_is_8k(tmp_path: Path) -> None:
 def test_devices_of_unknown_speed_take_a_longer_context_too(tmp_path: Path) -> None:
     host = Host(name="test", cores=4, total_bytes=64 * GIB, available_bytes=64 * GIB)
     machine = Machine(devices=parse_rigs(["24GB"]).devices, host=host)
-    plan = make_plan(of(zoo.llama(), tmp_path, "Q8_0"), machine, Workload())
+    plan = make_plan(of(zoo.llama(), tmp_path, "Q8_0"), machine, Workload(), compares=False)
     assert plan.context.n_ctx > 4 * Workload.DEFAULT_N_CTX
     assert plan.placement.cpu_layers == 0
 

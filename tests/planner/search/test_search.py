@@ -19,7 +19,7 @@ from vram_llm.planner.memory.analytic_meter import AnalyticMeter
 from vram_llm.planner.search.candidate import uses_host
 from vram_llm.planner.search.search import choose_placement
 from vram_llm.planner.tensor_split import TensorSplit
-from vram_llm.planner.types import HOST, Objective, Workload
+from vram_llm.planner.types import HOST, Objective, Plan, Workload
 from vram_llm.units import GIB, MIB
 
 pytestmark = pytest.mark.process  # computes for many seconds
@@ -35,13 +35,18 @@ with tempfile.TemporaryDirectory() as folder:
     LLAMA = profile_of(zoo.llama(), Path(folder))
 
 
+@pytest.fixture(scope="module")
+def plan_49b(nemotron: ModelProfile) -> Plan:
+    return make_plan(nemotron, machine([LAPTOP, DESKTOP, DESKTOP]), Workload(n_ctx=2048))
+
+
 @pytest.fixture
 def llama() -> ModelProfile:
     return LLAMA
 
 
-def test_the_49b_on_a_laptop_card_and_two_desktop_cards(nemotron: ModelProfile) -> None:
-    plan = make_plan(nemotron, machine([LAPTOP, DESKTOP, DESKTOP]), Workload(n_ctx=2048))
+def test_the_49b_on_a_laptop_card_and_two_desktop_cards(plan_49b: Plan) -> None:
+    plan = plan_49b
     assert plan.fits
     for use, free in zip(plan.estimate.devices, (LAPTOP, DESKTOP, DESKTOP), strict=True):
         assert use.total_bytes <= use.budget_bytes == free - 1024 * MIB
@@ -55,18 +60,18 @@ def test_the_49b_on_a_laptop_card_and_two_desktop_cards(nemotron: ModelProfile) 
     assert [assignment.count(i) for i in range(3)] == list(placement.tensor_split)
 
 
-def test_the_split_by_free_memory_exceeds_the_devices_of_large_layers(nemotron: ModelProfile) -> None:
-    plan = make_plan(nemotron, machine([LAPTOP, DESKTOP, DESKTOP]), Workload(n_ctx=2048))
-    assert plan.by_free_memory is not None
-    assert plan.by_free_memory.placement.tensor_split == (17, 32, 32)
-    over = {use.id: use.over_bytes for use in plan.by_free_memory.estimate.devices}
+def test_the_split_by_free_memory_exceeds_the_devices_of_large_layers(plan_49b: Plan) -> None:
+    by_free_memory = plan_49b.by_free_memory
+    assert by_free_memory is not None
+    assert by_free_memory.placement.tensor_split == (17, 32, 32)
+    over = {use.id: use.over_bytes for use in by_free_memory.estimate.devices}
     assert over["GPU0"] > 2 * GIB
     assert over["GPU1"] > GIB
     assert over["GPU2"] < 0
 
 
 def test_without_overrides_layers_that_do_not_fit_go_to_the_host_whole(nemotron: ModelProfile) -> None:
-    plan = make_plan(nemotron, machine([DESKTOP]), Workload(n_ctx=2048, overrides=()))
+    plan = make_plan(nemotron, machine([DESKTOP]), Workload(n_ctx=2048, overrides=()), compares=False)
     placement = plan.placement
     assert placement.cpu_layers > 0
     assert placement.overrides == ()
@@ -94,17 +99,18 @@ def test_a_refusal_names_the_memory_the_missing_bytes_and_changes_that_fit(llama
     assert caught.value.short_bytes > 4 * GIB
     first, *others = caught.value.ways
     assert str(first) in message
-    plan = make_plan(llama, small, Workload(n_ctx=int(first.flags[1])))
+    plan = make_plan(llama, small, Workload(n_ctx=int(first.flags[1])), compares=False)
     assert (first.flags[0], first.n_on_cpu) == ("--n-ctx", 0)
     assert not uses_host(llama, plan.placement)
-    longer = make_plan(llama, small, Workload(n_ctx=first.n_ctx + 256))
+    longer = make_plan(llama, small, Workload(n_ctx=first.n_ctx + 256), compares=False)
     assert uses_host(llama, longer.placement)
     assert [way.n_on_cpu > 0 for way in others] == sorted(way.n_on_cpu > 0 for way in others)
 
 
 def test_a_refusal_offers_a_smaller_kv_cache(llama: ModelProfile) -> None:
     workload = Workload(n_ctx=8192)
-    needed = make_plan(llama, machine([64 * GIB]), workload).estimate.devices[0].total_bytes
+    plan = make_plan(llama, machine([64 * GIB]), workload, compares=False)
+    needed = plan.estimate.devices[0].total_bytes
     tight = machine([needed + 1024 * MIB - 256 * MIB], host_bytes=4 * GIB)
     with pytest.raises(DoesNotFit, match="--kv-type q8_0"):
         make_plan(llama, tight, dataclasses.replace(workload, n_gpu_layers=33, overrides=()))
@@ -117,7 +123,7 @@ def test_a_refusal_without_a_change_that_fits(nemotron: ModelProfile) -> None:
 
 def test_the_users_split_is_kept(nemotron: ModelProfile) -> None:
     workload = Workload(n_ctx=2048, tensor_split=TensorSplit((0.30, 0.40, 0.30)))
-    plan = make_plan(nemotron, machine([40 * GIB] * 3), workload)
+    plan = make_plan(nemotron, machine([40 * GIB] * 3), workload, compares=False)
     assert plan.placement.tensor_split == (25, 32, 24)
 
 
@@ -217,7 +223,7 @@ def test_a_plan_is_never_over_budget(
     rig = machine([int(gib * GIB) for gib in free_gib], host_bytes=host_gib * GIB)
     workload = Workload(n_ctx=n_ctx, parallel=parallel, n_gpu_layers=n_gpu_layers)
     try:
-        plan = make_plan(LLAMA, rig, workload)
+        plan = make_plan(LLAMA, rig, workload, compares=False)
     except DoesNotFit:
         return
     assert all(use.total_bytes <= use.budget_bytes for use in plan.estimate.devices)
@@ -225,8 +231,7 @@ def test_a_plan_is_never_over_budget(
     assert sum(plan.placement.layers_per_device) + plan.placement.cpu_layers == 32
 
 
-def test_a_plan_is_equal_after_json(nemotron: ModelProfile, tmp_path: Path) -> None:
+def test_a_plan_is_equal_after_json(plan_49b: Plan) -> None:
     from vram_llm.planner.export.formats import from_json, to_json
 
-    plan = make_plan(nemotron, machine([LAPTOP, DESKTOP, DESKTOP]), Workload(n_ctx=2048))
-    assert from_json(to_json(plan), "it") == plan
+    assert from_json(to_json(plan_49b), "it") == plan_49b
