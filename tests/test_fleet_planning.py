@@ -10,6 +10,7 @@ import pytest
 from tests.zoo.loadable import LOADABLE, write_loadable
 from tools.random_model import write_llama
 from vram_llm.errors import BadPlan, DoesNotFit
+from vram_llm.fleet.load_plans import Room
 from vram_llm.llama import rpc
 from vram_llm.llama.devices import Servers
 from vram_llm.llama.dryrun.client import METHOD, DryRun
@@ -18,9 +19,11 @@ from vram_llm.machine.types import Device, Host, Machine, Source
 from vram_llm.planner.fleet.fleet_json import fleet_from_json, fleet_to_json
 from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetSpec
 from vram_llm.planner.fleet.unloading import swap_table
+from vram_llm.planner.smaller_plan import Less
 from vram_llm.planner.types import HOST, Serving, Workload
 from vram_llm.units import MIB
 from vram_llm.workflows.fleet_planning import FleetReplanner, plan_fleet
+from vram_llm.workflows.machine_now import MachineNow
 
 pytestmark = pytest.mark.process
 
@@ -157,9 +160,45 @@ def test_a_model_is_placed_again_beside_what_is_loaded(
         rest = host if len(ids) == 1 else dataclasses.replace(host, available_bytes=MIB)
         return Machine(devices=tuple(full), host=rest)
 
-    assert FleetReplanner(plan, lambda: now(taken))("chat", residents).ways[0].devices == (other,)
+    room = Room(left=plan.budgets, residents=tuple(residents))
+    found = FleetReplanner(lambda: plan, lambda _: now(taken))("chat", room)
+    assert found.ways[0].devices == (other,)
     with pytest.raises(DoesNotFit, match=r"chat: .* short"):
-        FleetReplanner(plan, lambda: now(taken, other))("chat", residents)
+        FleetReplanner(lambda: plan, lambda _: now(taken, other))("chat", room)
+
+
+def test_an_engine_that_ran_out_of_memory_is_planned_smaller_beside_what_is_loaded(
+    models: Mapping[str, str], devices: tuple[Device, ...], host: Host, dry: DryRun
+) -> None:
+    """Its card has room, but another model's plan counts on it."""
+    machine = _machine(devices, host, (12, 12))
+    plan = plan_fleet(_spec({"chat": models["chat"]}), machine, shares_workers=True, dry=dry)
+    way = plan["chat"].ways[0]
+    (taken,) = way.devices
+    replanner = FleetReplanner(lambda: plan, lambda _: machine)
+    less = Less(n_ctx=256, short=taken)
+    same = replanner.way("chat", way.plan, Room(left=plan.budgets, residents=()), less)
+    assert same.plan.context.n_ctx == 256
+    assert sum(same.uses.values()) < sum(way.uses.values())
+    room = Room(left={**plan.budgets, taken: MIB}, residents=())
+    assert taken not in replanner.way("chat", way.plan, room, less).devices
+    spare = dataclasses.replace(less, spare_bytes=max(plan.budgets.values()))
+    with pytest.raises(DoesNotFit):
+        replanner.way("chat", way.plan, room, spare)
+
+
+def test_the_free_memory_of_workers_is_read(workers: tuple[str, ...], host: Host) -> None:
+    """Of those that are asked for; a limit that the user gave stays."""
+    found = rpc.devices((workers[0], f"{workers[1]}@16MiB"))
+    now = MachineNow(found, lambda: Machine(devices=(), host=host))
+    free = now.free_bytes({"RPC0", "RPC1"})
+    assert 64 * MIB < free["RPC0"] <= found[0].total_bytes
+    assert free["RPC1"] == 16 * MIB
+    assert "RPC0" not in now.free_bytes({HOST})
+    gone = dataclasses.replace(found[0], endpoint="127.0.0.1:1")
+    assert "RPC0" not in MachineNow((gone,), None).free_bytes({"RPC0"})
+    busy = frozenset({workers[0]})
+    assert [device.free_bytes for device in now.machine(busy).devices] == [found[0].free_bytes, 16 * MIB]
 
 
 def test_models_that_never_fit_are_refused_by_name(

@@ -1,6 +1,7 @@
 """A fleet's leases, orders, events and changes, with engines that have no process."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -11,16 +12,17 @@ import pytest
 from tests.conftest import PlanOnCpu
 from tests.fleet.held_engines import Engines
 from tests.fleet.plans import fleet_plan, packed
-from tests.patience import soon, until
+from tests.patience import PATIENCE_S, soon, until
 from vram_llm.engine.stats import EngineStats
-from vram_llm.errors import DoesNotFit, EngineDied, ModelRefused, Overloaded, UnknownModel
+from vram_llm.errors import BadPlan, DoesNotFit, EngineDied, ModelRefused, Overloaded, UnknownModel
 from vram_llm.fleet import load_plans, residents, tenant
 from vram_llm.fleet.forecast import Wait
-from vram_llm.fleet.load_plans import LoadPlans
+from vram_llm.fleet.load_plans import LoadPlans, Room
 from vram_llm.fleet.manager import Fleet
 from vram_llm.fleet.snapshots import FleetEvent, ModelState
-from vram_llm.planner.fleet.types import FleetPlan
-from vram_llm.planner.types import HOST
+from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetWay, PackedModel
+from vram_llm.planner.smaller_plan import Less
+from vram_llm.planner.types import HOST, Plan
 
 RESIDENT, UNLOADED, QUEUED = ModelState.RESIDENT, ModelState.UNLOADED, ModelState.QUEUED
 
@@ -375,7 +377,7 @@ async def test_memory_that_other_programs_take(
 ) -> None:
     monkeypatch.setattr(load_plans, "_LOOK_EVERY_S", 0.001)
     free = {HOST: 100}
-    loads = LoadPlans(lambda: free)
+    loads = LoadPlans(lambda _: free)
     async with running(plan, Engines(), load_plans=loads) as fleet:
         await fleet.sleep()
         free[HOST] = 0
@@ -383,17 +385,63 @@ async def test_memory_that_other_programs_take(
             DoesNotFit, match=r"c does not fit into the memory that is free now: the host \(needs"
         ):
             await soon(leased(fleet, "c"))
-    smaller = packed("c", plan_on_cpu(n_ctx=256))
-    beside: list[int] = []
-
-    def replan(name: str, residents: tuple[object, ...]) -> Any:
-        beside.append(len(residents))
-        return smaller
-
-    async with running(plan, engines := Engines(), load_plans=LoadPlans(lambda: free, replan)) as fleet:
+    replans = Replans(packed("c", plan_on_cpu(n_ctx=256)))
+    async with running(plan, engines := Engines(), load_plans=LoadPlans(lambda _: free, replans)) as fleet:
         await leased(fleet, "c")
         assert engines.latest("c").plan.context.n_ctx == 256
-    assert beside == [1, 1, 1]
+    assert [(len(room.residents), room.left) for room in replans.rooms] == [(1, {HOST: 1})] * 3
+
+
+async def test_an_engine_that_is_planned_again_has_the_memory_that_others_leave(
+    plan: FleetPlan, plan_on_cpu: PlanOnCpu
+) -> None:
+    """No load begins before the new plan counts. An engine that has ended meanwhile gets none."""
+    replans = Replans(packed("a", plan_on_cpu(n_ctx=256), uses={HOST: 2}))
+    roomy = replace(plan, budgets={HOST: 3})
+    loads, engines = LoadPlans(None, replans), Engines()
+    async with running(roomy, engines, load_plans=loads) as fleet, AsyncExitStack() as held:
+        await soon(fleet.unload("b"))
+        await held.enter_async_context(fleet.lease("a"))
+        replan = fleet.replan_of("a")
+        assert replan is not None
+        replans.may_end.clear()
+        planning = asyncio.create_task(asyncio.to_thread(replan, engines.latest("a").plan, Less()))
+        await until(lambda: len(replans.rooms) == 1, "begun")
+        b, c = (asyncio.create_task(leased(fleet, name)) for name in "bc")
+        await asyncio.sleep(0.05)  # they must still wait: longer here would only make it surer
+        assert (states(fleet)["b"], states(fleet)["c"]) == (QUEUED, QUEUED)
+        replans.may_end.set()
+        assert (await soon(planning)).context.n_ctx == 256
+        await soon(b)  # beside the two bytes of a; for c there is no room
+        assert fleet.snapshot("a").bytes_by_device == {HOST: 2}
+        c.cancel()
+        await asyncio.gather(c, return_exceptions=True)
+        with pytest.raises(BadPlan, match="a has another plan by now"):
+            await soon(asyncio.to_thread(replan, engines.made[0].plan, Less()))
+    assert replans.rooms[0].left == {HOST: 3}
+
+
+class Replans:
+    """Gives `packed` for each plan that is made again, and keeps the rooms."""
+
+    def __init__(self, packed: PackedModel) -> None:
+        self.packed = packed
+        self.rooms: list[Room] = []
+        self.may_end = threading.Event()
+        self.may_end.set()
+
+    def __call__(self, name: str, room: Room) -> PackedModel:
+        self.rooms.append(room)
+        return (
+            self.packed
+            if name == self.packed.spec.name
+            else replace(self.packed, spec=FleetModelSpec(name=name, source=""))
+        )
+
+    def way(self, name: str, plan: Plan, room: Room, less: Less) -> FleetWay:
+        self.rooms.append(room)
+        assert self.may_end.wait(PATIENCE_S)
+        return self.packed.ways[0]
 
 
 async def test_counts_go_on_over_loads(plan: FleetPlan) -> None:

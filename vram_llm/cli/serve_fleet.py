@@ -60,8 +60,7 @@ def serve_fleet(
             server,
             socks=socks,
             read=RereadFleet(tuple(arguments), fleet, server, machine),
-            # busy workers answer nobody else
-            machine=None if options.rpc or fleet.workers else options.machine,
+            machine=dataclasses.replace(options, rpc=(), ssh=()).machine,
             installed=installed_now if uses_installed else None,
             on_ready=say_ready,
         )

@@ -1,9 +1,10 @@
 """Which models of a fleet may be resident together, as they are loaded now."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from vram_llm.fleet.tenant import Tenant
 from vram_llm.planner.fleet.limits import FittingModels, Limits, united
+from vram_llm.planner.fleet.room import without
 from vram_llm.planner.fleet.types import FleetPlan
 
 
@@ -18,6 +19,10 @@ class Groups:
     def partners(self, name: str) -> frozenset[str]:
         """The other models that are loaded and unloaded with this one."""
         return self._unions.get(name, frozenset()) - {name}
+
+    def room_beside(self, uses: Iterable[Mapping[str, int]]) -> dict[str, int]:
+        """The bytes that `uses` leave of the budgets, by device id and "host"."""
+        return without(self._limits.budgets, uses, self._limits.one_program)
 
     def fitting(self) -> FittingModels:
         """The models as they are loaded now, or would be."""

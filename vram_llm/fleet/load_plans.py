@@ -1,65 +1,56 @@
 """The plans of a load, for the memory that is free now."""
 
 import asyncio
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from vram_llm.errors import DoesNotFit
-from vram_llm.planner.fleet.types import PackedModel
+from vram_llm.planner.fleet.types import FleetWay, PackedModel
+from vram_llm.planner.smaller_plan import Less
 from vram_llm.planner.types import HOST, Plan
 from vram_llm.units import format_bytes
 
-log = logging.getLogger("vram_llm.fleet")
-
-FreeBytes = Callable[[], Mapping[str, int]]
-"""Bytes that are free now by device id and "host", as far as they are known. Called in a thread."""
-
-FleetReplan = Callable[[str, tuple[Plan, ...]], PackedModel]
-"""Places a model again for the machine as it is now, beside the plans of the other residents.
-
-Called in a thread. Raises DoesNotFit with the missing bytes.
-"""
+FreeBytes = Callable[[Collection[str]], Mapping[str, int]]
+"""Free bytes of the devices of these ids and of "host", as far as they are known. Called in a thread."""
 
 _LOOKS = 8  # a driver gives back the memory of a process some time after its end
 _LOOK_EVERY_S = 0.25
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """Memory in which a model, or one copy of it, is planned again."""
+
+    left: Mapping[str, int]  # budgets less the bytes of all other models and copies, by device id and "host"
+    residents: tuple[Plan, ...]  # of those others, as far as they are loaded
+
+
+class FleetReplan(Protocol):
+    """Plans models again for the machine as it is now. Called in a thread. Raises DoesNotFit by how much."""
+
+    def __call__(self, name: str, room: Room) -> PackedModel:
+        """A model in another place, because other programs have taken the memory of its own."""
+
+    def way(self, name: str, plan: Plan, room: Room, less: Less) -> FleetWay:
+        """A copy in place of `plan`, which gives up `less` after memory ran out, or whose file changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadPlans:
-    """Looks at the free memory before a load, and asks for smaller plans if other programs have taken it."""
+    """The free memory before a load, and other plans if it is too little."""
 
     free_bytes: FreeBytes | None = None
     replan: FleetReplan | None = None
 
-    async def packed_now(self, packed: PackedModel, residents: tuple[Plan, ...]) -> PackedModel:
-        """The model in its place, or in another one that fits now. Raises DoesNotFit."""
-        short = await self._short_bytes(packed.uses)
-        if not short:
-            return packed
-        name, needed = packed.spec.name, packed.uses
-        places = ", ".join(
-            f"{_place(packed, device)} (needs {format_bytes(needed[device])}, lacks {format_bytes(missing)})"
-            for device, missing in short.items()
-        )
-        if self.replan is None:
-            raise DoesNotFit(
-                f"{name} does not fit into the memory that is free now: {places}; other programs hold the "
-                "rest. End them, or give the model less context",
-                short_bytes=sum(short.values()),
-                host_is_short=HOST in short,
-            )
-        log.warning("%s is planned again, for other programs hold memory: %s", name, places)
-        return await asyncio.to_thread(self.replan, name, residents)
-
-    async def _short_bytes(self, needed: Mapping[str, int]) -> dict[str, int]:
+    async def short_bytes(self, needed: Mapping[str, int]) -> dict[str, int]:
         """Missing bytes by device, looked at again for a while if there are any."""
         short: dict[str, int] = {}
         for look in range(_LOOKS if self.free_bytes is not None else 0):
             assert self.free_bytes is not None
             if look:
                 await asyncio.sleep(_LOOK_EVERY_S)
-            free = await asyncio.to_thread(self.free_bytes)
+            free = await asyncio.to_thread(self.free_bytes, needed.keys())
             short = {
                 device: n_bytes - free[device]
                 for device, n_bytes in needed.items()
@@ -68,6 +59,25 @@ class LoadPlans:
             if not short:
                 break
         return short
+
+
+def refusal(packed: PackedModel, short: Mapping[str, int]) -> DoesNotFit:
+    """The error for a model that lacks bytes on devices."""
+    return DoesNotFit(
+        f"{packed.spec.name} does not fit into the memory that is free now: {places(packed, short)}; other "
+        "programs hold the rest. End them, or give the model less context",
+        short_bytes=sum(short.values()),
+        host_is_short=HOST in short,
+    )
+
+
+def places(packed: PackedModel, short: Mapping[str, int]) -> str:
+    """The devices that lack bytes, by how much."""
+    needed = packed.uses
+    return ", ".join(
+        f"{_place(packed, device)} (needs {format_bytes(needed[device])}, lacks {format_bytes(missing)})"
+        for device, missing in short.items()
+    )
 
 
 def loads_alike(one: PackedModel, other: PackedModel) -> bool:

@@ -1,33 +1,66 @@
-"""One load of a model: its plans for the memory that is free now, and its engine."""
+"""Loads of models: their plans for the memory that is free now, and their engines.
+
+A model gets another plan in three cases: other programs have taken its memory before a load; its engine ran
+out of memory; its file has changed. One plan is made at a time, in the memory that the plans of all other
+models leave, and no other load is begun meanwhile: so two plans never count on the same bytes.
+"""
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
+from vram_llm.engine.plan_source import Replan
+from vram_llm.errors import BadPlan
 from vram_llm.fleet.engines import MakeEngine
-from vram_llm.fleet.load_plans import LoadPlans
+from vram_llm.fleet.groups import Groups
+from vram_llm.fleet.load_plans import LoadPlans, Room, places, refusal
 from vram_llm.fleet.residency import Phase
 from vram_llm.fleet.tenant import Tenant
+from vram_llm.planner.fleet.types import FleetWay
+from vram_llm.planner.smaller_plan import Less
 from vram_llm.planner.types import HOST, Plan
+
+log = logging.getLogger("vram_llm.fleet")
+T = TypeVar("T")
 
 
 class Loader:
-    """Loads models of `tenants`. `on_state` is called whenever the state or detail of an engine changes."""
+    """Loads models of `tenants`, whose limits are those of `groups`.
+
+    `on_state` is called whenever the state or detail of an engine changes, and `on_planned` when a model has
+    another plan.
+    """
 
     def __init__(
         self,
         tenants: Mapping[str, Tenant],
+        groups: Callable[[], Groups],
         make_engine: MakeEngine,
         load_plans: LoadPlans,
         on_state: Callable[[Tenant], None],
+        on_planned: Callable[[], None],
     ) -> None:
         self._tenants = tenants
+        self._groups = groups
         self._make_engine = make_engine
         self._load_plans = load_plans
         self._on_state = on_state
+        self._on_planned = on_planned
         self._device_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._turn = asyncio.Lock()
+        self._n_planning = 0
+        # a pool of its own: engines that wait for their plans hold the threads of the loop's
+        self._thread = ThreadPoolExecutor(1, "fleet planner")
+
+    @property
+    def is_planning(self) -> bool:
+        """Whether a model gets another plan now, so that no load may be begun."""
+        return self._n_planning > 0
 
     async def load(self, tenant: Tenant) -> None:
         """Load a model. Raises the error of its engine, and DoesNotFit. Its engine is to be ended then."""
@@ -35,16 +68,78 @@ class Loader:
             for device_id in sorted(tenant.packed.uses.keys() - {HOST}):  # its free bytes are one load's
                 await stack.enter_async_context(self._device_locks[device_id])
             tenant.began_at = time.monotonic()
-            tenant.take(await self._load_plans.packed_now(tenant.packed, self._plans_beside(tenant)))
+            await self._take_plans(tenant)
             tenant.engine = self._make_engine(tenant.plans, tenant.name, lambda _: self._on_state(tenant))
             tenant.engine.start()
             tenant.info = await tenant.engine.ready()
 
-    def _plans_beside(self, tenant: Tenant) -> tuple[Plan, ...]:
-        """The plans of the other models that hold memory."""
-        return tuple(
-            plan
-            for other in self._tenants.values()
-            if other is not tenant and other.phase not in (Phase.ABSENT, Phase.STOPPING)
-            for plan in other.plans
+    def close(self) -> None:
+        """Plan nothing any more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    # -- plans -----------------------------------------------------------------------------------
+
+    async def _take_plans(self, tenant: Tenant) -> None:
+        """Its own plans, or others that fit the memory that is free now. Raises DoesNotFit."""
+        packed, replan = tenant.packed, self._load_plans.replan
+        short = await self._load_plans.short_bytes(packed.uses)
+        if not short:
+            tenant.take(packed)
+            return
+        if replan is None:
+            raise refusal(packed, short)
+        log.warning(
+            "%s is planned again, for other programs hold memory: %s", tenant.name, places(packed, short)
         )
+        async with self._planning(tenant) as room:
+            tenant.take(await self._in_thread(lambda: replan(tenant.name, room)))
+
+    def replan_of(self, tenant: Tenant) -> Replan | None:
+        """Plans a model's engine again, called in another thread; None: it cannot be planned again."""
+        if self._load_plans.replan is None:
+            return None
+        loop = asyncio.get_running_loop()
+
+        def replan(plan: Plan, less: Less) -> Plan:
+            return asyncio.run_coroutine_threadsafe(self._replanned(tenant, plan, less), loop).result()
+
+        return replan
+
+    async def _replanned(self, tenant: Tenant, plan: Plan, less: Less) -> Plan:
+        """Another plan of an engine. Raises DoesNotFit; BadPlan if the model has other plans by now."""
+        replan = self._load_plans.replan
+        way = next((way for way in tenant.ways if way.plan == plan), None)
+        async with self._planning(tenant, way) as room:
+            if way is not None and replan is not None:
+                found = await self._in_thread(lambda: replan.way(tenant.name, plan, room, less))
+                if any(each is way for each in tenant.ways):
+                    tenant.ways = tuple(found if each is way else each for each in tenant.ways)
+                    return found.plan
+        raise BadPlan(f"{tenant.name} has another plan by now")
+
+    @contextlib.asynccontextmanager
+    async def _planning(self, tenant: Tenant, way: FleetWay | None = None) -> AsyncIterator[Room]:
+        """A turn to plan a model again, or only `way`. The block has to take the new plans."""
+        self._n_planning += 1
+        try:
+            async with self._turn:
+                yield self._room(tenant, way)
+        finally:
+            self._n_planning -= 1
+            self._on_planned()
+
+    def _room(self, tenant: Tenant, way: FleetWay | None) -> Room:
+        copies = [] if way is None else [each for each in tenant.ways if each is not way]
+        others = [each for each in self._tenants.values() if each is not tenant]
+        held = [each for other in others if other.phase is not Phase.ABSENT for each in other.ways]
+        loaded = [
+            plan
+            for other in others
+            if other.phase not in (Phase.ABSENT, Phase.STOPPING)
+            for plan in other.plans
+        ]
+        left = self._groups().room_beside([each.uses for each in (*held, *copies)])
+        return Room(left=left, residents=(*loaded, *(each.plan for each in copies)))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 from vram_llm.engine.activity import EngineActivity
 from vram_llm.engine.engine_protocol import Engine
+from vram_llm.engine.plan_source import Replan
 from vram_llm.errors import EngineDied, Overloaded, UnknownModel
 from vram_llm.fleet.engines import FleetEngine, MakeEngine
 from vram_llm.fleet.load_plans import LoadPlans, loads_alike
@@ -239,6 +240,10 @@ class Fleet:
         Raises UnknownModel.
         """
         return self._find(model).activity
+
+    def replan_of(self, model: str) -> Replan | None:
+        """Plans the engine of a model again, for EngineClient. Raises UnknownModel."""
+        return self._residents.loader.replan_of(self._find(model))
 
     def events(self) -> AsyncIterator[FleetEvent]:
         """Changes from now on, until `stop`. A reader who is 1024 changes behind loses the oldest."""

@@ -42,7 +42,9 @@ class Residents:
         self.tenants = {model.spec.name: Tenant.of(model) for model in plan.models}
         self.groups = Groups(plan, self.tenants)
         self.changes = Changes()
-        self._loader = Loader(self.tenants, make_engine, load_plans, self._note_engine_state)
+        self.loader = Loader(
+            self.tenants, lambda: self.groups, make_engine, load_plans, self._note_engine_state, self.advance
+        )
         self._on_change = on_change
         self._drain_limit_s = drain_limit_s
         self._seen: dict[str, tuple[ModelState, str]] = {}
@@ -72,6 +74,7 @@ class Residents:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(_end_engine(tenant) for tenant in self.tenants.values()))
+        self.loader.close()
         for tenant in self.tenants.values():
             tenant.phase = Phase.ABSENT
             self._tell(tenant)
@@ -101,7 +104,7 @@ class Residents:
         decision = decide(self._standings(now), self.groups.fitting().fit, now)
         for tenant in list(self.tenants.values()):
             self._drain_or_keep(tenant, decision, now)
-        for name in decision.load:
+        for name in decision.load if not self.loader.is_planning else ():
             self._begin_load(self.tenants[name], now)
         self._look_again(decision, now)
         for tenant in self.tenants.values():
@@ -149,11 +152,11 @@ class Residents:
     async def _load(self, tenant: Tenant) -> None:
         try:
             try:
-                await self._loader.load(tenant)
+                await self.loader.load(tenant)
             except EngineDied as error:  # the requests that wait outlive one death
                 log.warning("%s is loaded once more: %s", tenant.name, error)
                 await _end_engine(tenant)
-                await self._loader.load(tenant)
+                await self.loader.load(tenant)
         except VramLLMError as error:
             await self._fail(tenant, error)
         except Exception as error:  # a bug must not leave requests waiting for ever

@@ -47,15 +47,16 @@ class WorkerFacts:
     link: Link | None
 
 
-def worker_facts(endpoint: str) -> WorkerFacts:
+def worker_facts(endpoint: str, *, measures_link: bool = True, timeout_s: float = _TIMEOUT_S) -> WorkerFacts:
     """The facts of the worker at "host:port". Raises WorkerUnreachable, NotBuilt."""
     _check_listening(endpoint)
     ask = [sys.executable, "-m", "vram_llm.llama.measure.worker_facts", endpoint]
+    ask += [] if measures_link else ["no-link"]
     try:
-        answer = subprocess.run(ask, capture_output=True, timeout=_TIMEOUT_S, check=False)
+        answer = subprocess.run(ask, capture_output=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired as error:
         raise WorkerUnreachable(
-            f"what listens at {endpoint} did not answer as an RPC worker within {_TIMEOUT_S:.0f} s; "
+            f"what listens at {endpoint} did not answer as an RPC worker within {timeout_s:.0f} s; "
             "it is none, or busy with another program: a worker serves one at a time"
         ) from error
     if answer.returncode == NotBuilt.exit_code:

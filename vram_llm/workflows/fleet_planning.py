@@ -13,6 +13,7 @@ from vram_llm.workflows import planning
 from vram_llm.workflows.argument_types import check_type
 
 if TYPE_CHECKING:
+    from vram_llm.fleet.load_plans import Room
     from vram_llm.llama.dryrun.client import DryRun
     from vram_llm.machine.types import Machine
     from vram_llm.planner.fleet.layouts import Layout
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         FleetWay,
         PackedModel,
     )
+    from vram_llm.planner.smaller_plan import Less
     from vram_llm.planner.types import Plan
 
 
@@ -83,29 +85,74 @@ def plan_fleet(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FleetReplanner:
-    """Places a model again if other programs have taken memory. `machine` reads the machine as it is now."""
+    """Places models of a fleet that runs again, see fleet.load_plans.FleetReplan.
 
-    plan: "FleetPlan"
-    machine: "Callable[[], Machine]"
+    `plan` gives the fleet's latest plan. `machine` reads the machine as it is now; workers at the endpoints
+    that it gets serve models of the fleet, and are not asked.
+    """
 
-    def __call__(self, name: str, residents: "Sequence[Plan]") -> "PackedModel":
-        """The model's place in the memory that is free now, with `residents` loaded.
+    plan: "Callable[[], FleetPlan]"
+    machine: "Callable[[frozenset[str]], Machine]"
+
+    def __call__(self, name: str, room: "Room") -> "PackedModel":
+        """The model's place in the memory that is free now.
 
         Raises DoesNotFit by how much, and the other errors of `planning.plan`.
         """
-        from vram_llm.planner.fleet.room import free_budgets, uses_of_plan, without
+        from vram_llm.planner.fleet.room import uses_of_plan, without
         from vram_llm.planner.fleet.types import PackedModel
 
-        spec, machine = self.plan[name].spec, self.machine()
-        left = free_budgets(machine, spec.workload.reserve_bytes, residents, self.plan.one_program)
-        finder, ways = _finder(spec, machine), list["FleetWay"]()
-        for _ in self.plan[name].ways:
-            option = finder.within(left)
-            ids = option.devices if option is not None else [device.id for device in machine.devices]
-            way = _planned(spec, machine, ids, left, None)
-            left = without(left, [uses_of_plan(way.plan)], self.plan.one_program)
+        plan, machine = self.plan(), self.machine(_busy(room))
+        spec = plan[name].spec
+        left, ways = self._left(spec, machine, room), list["FleetWay"]()
+        for _ in plan[name].ways:
+            way = _way_within(spec, machine, left)
+            left = without(left, [uses_of_plan(way.plan)], plan.one_program)
             ways.append(way)
         return PackedModel(spec=spec, ways=tuple(ways), why="in the memory that other programs leave now")
+
+    def way(self, name: str, plan: "Plan", room: "Room", less: "Less") -> "FleetWay":
+        """A copy in place of `plan`, which gives up `less`. Its context is no longer than that of `plan`.
+
+        Raises DoesNotFit by how much, and the other errors of `planning.plan`.
+        """
+        from vram_llm.planner.smaller_plan import workload_with
+        from vram_llm.workflows.replanning import store_overhead
+
+        machine, spec = self.machine(_busy(room)), self.plan()[name].spec
+        if less.short is not None and store_overhead(plan, machine, less.short):
+            machine = self.machine(_busy(room))
+        left = self._left(spec, machine, room)
+        left = {device: max(n_bytes - less.spare_bytes, 0) for device, n_bytes in left.items()}
+        workload = workload_with(spec.workload, less)
+        if workload.n_ctx is None:
+            workload = dataclasses.replace(workload, n_ctx=plan.context.n_ctx, largest_ctx=False)
+        return _way_within(dataclasses.replace(spec, workload=workload), machine, left)
+
+    def _left(self, spec: "FleetModelSpec", machine: "Machine", room: "Room") -> dict[str, int]:
+        """The memory that is free now, and that the plans of other models leave."""
+        from vram_llm.planner.fleet.room import free_budgets
+
+        reserve_bytes, one_program = spec.workload.reserve_bytes, self.plan().one_program
+        free = free_budgets(machine, reserve_bytes, room.residents, one_program)
+        return {device: min(n_bytes, room.left.get(device, n_bytes)) for device, n_bytes in free.items()}
+
+
+def _busy(room: "Room") -> frozenset[str]:
+    """The workers that serve models which stay."""
+    return frozenset(
+        device.endpoint
+        for plan in room.residents
+        for device in plan.devices
+        if device.endpoint is not None and device.id in plan.used
+    )
+
+
+def _way_within(spec: "FleetModelSpec", machine: "Machine", left: "Mapping[str, int]") -> "FleetWay":
+    """The way of one copy in its best place within budgets. Raises the errors of `planning.plan`."""
+    option = _finder(spec, machine).within(left)
+    ids = option.devices if option is not None else [device.id for device in machine.devices]
+    return _planned(spec, machine, ids, left, None)
 
 
 def _finder(model: "FleetModelSpec", machine: "Machine") -> "PlaceFinder":

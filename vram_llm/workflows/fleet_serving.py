@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from vram_llm.engine.engine_protocol import Engine
     from vram_llm.engine.process import SpareProcess
     from vram_llm.fleet.engines import FleetEngine, MakeEngine
-    from vram_llm.fleet.load_plans import FleetReplan, FreeBytes
+    from vram_llm.fleet.manager import Fleet
     from vram_llm.fleet.snapshots import FleetModel, ModelState
     from vram_llm.machine.types import Machine
     from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetSpec, PackedModel
@@ -38,8 +38,9 @@ def serve_fleet(
 
     `config` is the server's; None: all defaults. `socks` are bound to its address and closed at the end.
     `read` reads the configuration again at SIGHUP and by API; `installed`: see FleetService. `machine` reads
-    the machine as it is now, where a model is placed again if other programs have taken its memory; without
-    it such a load is refused. `on_ready` gets the port when the models of the start are loaded.
+    the machine as it is now, without its workers: a model is placed again if other programs have taken its
+    memory, its engine ran out of memory, or its file has changed; without `machine` such a load is refused.
+    `on_ready` gets the port when the models of the start are loaded.
 
     Raises PortInUse, KeyRequired, BadKeysFile, BadCertificate, BrokenTemplate, RequestError for chat template
     variables, and the errors of loads if no model of the start can be loaded.
@@ -50,7 +51,9 @@ def serve_fleet(
     from vram_llm.server.config import ServerConfig
     from vram_llm.server.fleet.run import FleetService
     from vram_llm.server.fleet.run import serve_fleet as serve
+    from vram_llm.workflows.fleet_planning import FleetReplanner
     from vram_llm.workflows.listening import run_listening
+    from vram_llm.workflows.machine_now import MachineNow
     from vram_llm.workflows.what_if.planner import PlanningProcess
 
     config = config or ServerConfig()
@@ -64,10 +67,12 @@ def serve_fleet(
             configs.update(later.configs)
             await fleet.apply(later.plan)
 
+        now = MachineNow(settings.plan.devices, machine)
+        replanner = None if machine is None else FleetReplanner(lambda: fleet.plan, now.machine)
         fleet = Fleet(
             settings.plan,
-            make_engine=_engines(configs, spare),
-            load_plans=LoadPlans(free_bytes_of(settings.plan), _replan(lambda: fleet.plan, machine)),
+            make_engine=_engines(lambda: fleet, configs, spare),
+            load_plans=LoadPlans(now.free_bytes, replanner),
             on_change=StateLog(),
         )
         service = FleetService(
@@ -83,24 +88,17 @@ def serve_fleet(
     run_listening(main, config, socks)
 
 
-def _engines(configs: "Mapping[str, ServerConfig]", processes: "SpareProcess") -> "MakeEngine":
-    """Makes engines with the watchdogs of `configs`, which may change."""
+def _engines(
+    fleet: "Callable[[], Fleet]", configs: "Mapping[str, ServerConfig]", processes: "SpareProcess"
+) -> "MakeEngine":
+    """Makes engines of a fleet with the watchdogs of `configs`, which may change."""
     from vram_llm.fleet.replicas import make_engine
 
     def engine_of(plans: "Sequence[Plan]", name: str, on_state: "Callable[[Engine], None]") -> "FleetEngine":
-        watchdog_s = configs[name].watchdog_s
-        return make_engine(plans, name, on_state, watchdog_s=watchdog_s, processes=processes)
+        watchdog_s, replan = configs[name].watchdog_s, fleet().replan_of(name)
+        return make_engine(plans, name, on_state, watchdog_s=watchdog_s, replan=replan, processes=processes)
 
     return engine_of
-
-
-def _replan(plan: "Callable[[], FleetPlan]", machine: "Callable[[], Machine] | None") -> "FleetReplan | None":
-    """Places a model of the fleet's latest plan again, on the machine as it is now."""
-    if machine is None:
-        return None
-    from vram_llm.workflows.fleet_planning import FleetReplanner
-
-    return lambda name, residents: FleetReplanner(plan(), machine)(name, residents)
 
 
 def fleet_settings(
@@ -179,25 +177,6 @@ def check_settings(settings: "FleetSettings") -> None:
         check_variables(config.chat_template_kwargs)
         if config.chat_template is not None:
             check_template(config.chat_template, f"the chat template of {model.spec.name}")
-
-
-def free_bytes_of(plan: "FleetPlan") -> "FreeBytes":
-    """Reads the free memory of the plan's cards, as their driver knows it, and of the host."""
-    from vram_llm.machine.device_readings import DeviceReader
-    from vram_llm.machine.host import read_host_memory
-    from vram_llm.planner.types import HOST
-    from vram_llm.server.metrics.system_readings import SystemReading
-
-    reader = DeviceReader()
-
-    def read() -> Mapping[str, int]:
-        reading = SystemReading(reader.read(), read_host_memory(None))
-        cards = {device.id: reading.card(device) for device in plan.devices}
-        free = {i: card.free_bytes for i, card in cards.items() if card is not None}
-        known = {i: n_bytes for i, n_bytes in free.items() if n_bytes is not None}
-        return known | {HOST: reading.host.available_bytes}
-
-    return read
 
 
 class StateLog:

@@ -27,7 +27,7 @@ class Replanner:
     def __call__(self, plan: "Plan", less: Less) -> "Plan":
         """The plan in place of `plan`, which gives up `less`. Raises the errors of `planning.plan`."""
         machine = self.machine()
-        if less.short is not None and _store_overhead(plan, machine, less.short):
+        if less.short is not None and store_overhead(plan, machine, less.short):
             machine = self.machine()
         return planning.plan(self.model, machine, workload_with(self.workload, less))
 
@@ -48,7 +48,7 @@ def overhead_seen(plan: "Plan", machine: "Machine", device_id: str) -> int | Non
     return seen if use.overhead_bytes < seen <= use.overhead_bytes + _MOST_MORE_BYTES else None
 
 
-def _store_overhead(plan: "Plan", machine: "Machine", device_id: str) -> bool:
+def store_overhead(plan: "Plan", machine: "Machine", device_id: str) -> bool:
     """Store the overhead that was seen, as `verify` does. Returns whether there was one."""
     from vram_llm.machine import overhead_store
 

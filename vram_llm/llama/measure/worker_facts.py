@@ -1,4 +1,4 @@
-"""The child process that asks a worker: `python -m vram_llm.llama.measure.worker_facts HOST:PORT`.
+"""The child process that asks a worker: `python -m vram_llm.llama.measure.worker_facts HOST:PORT [no-link]`.
 
 It prints the facts as JSON: a worker that does not speak the protocol makes llama.cpp abort.
 """
@@ -13,7 +13,7 @@ from vram_llm.llama.measure.calibrate_wire import fitted_link
 from vram_llm.machine.types import Link
 
 
-def worker_facts(endpoint: str) -> rpc.WorkerFacts:
+def worker_facts(endpoint: str, *, measures_link: bool) -> rpc.WorkerFacts:
     """The devices of a worker, and the link to it. Raises WorkerUnreachable, NotBuilt."""
     from vram_llm.llama import bindings as b
 
@@ -28,7 +28,7 @@ def worker_facts(endpoint: str) -> rpc.WorkerFacts:
                 alignment_bytes=b.buft_alignment(b.dev_buffer_type(handle)),
             )
         )
-    return rpc.WorkerFacts(tuple(devices), _link(handles[0]) if handles else None)
+    return rpc.WorkerFacts(tuple(devices), _link(handles[0]) if handles and measures_link else None)
 
 
 def _link(handle: int) -> Link | None:
@@ -43,7 +43,9 @@ def _link(handle: int) -> Link | None:
 
 if __name__ == "__main__":
     try:
-        sys.stdout.buffer.write(msgspec.json.encode(worker_facts(sys.argv[1])))
+        endpoint, *options = sys.argv[1:]
+        facts = worker_facts(endpoint, measures_link="no-link" not in options)
+        sys.stdout.buffer.write(msgspec.json.encode(facts))
     except VramLLMError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
