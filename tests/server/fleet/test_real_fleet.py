@@ -176,6 +176,18 @@ async def test_orders_and_events(served: ServedFile) -> None:
     assert "vllm:generation_tokens_total" in metrics
 
 
+def test_an_engine_whose_file_was_replaced_is_planned_again(served: ServedFile) -> None:
+    """Here by a longer model, at a death of the engine."""
+    client, path = served.server.client, served.path.parent / "two.gguf"
+    before, n_lines = _answer(client, "two"), len(served.server._said)
+    other = write_llama(path.with_suffix(".new"), n_ff=(128,) * 6, seed=7)
+    other.rename(path)
+    psutil.Process(served.engines()["two"]).kill()
+    assert _answer(client, "two") != before
+    assert "it is planned anew" in served.log_after(n_lines, "planned")
+    assert _states(client)["two"] == "resident"
+
+
 def test_a_pulled_model_appears_and_no_process_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
