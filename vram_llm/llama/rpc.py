@@ -47,8 +47,9 @@ class WorkerFacts:
     link: Link | None
 
 
-def worker_facts(endpoint: str, *, measures_link: bool = True, timeout_s: float = _TIMEOUT_S) -> WorkerFacts:
+def worker_facts(endpoint: str, *, measures_link: bool = True, timeout_s: float | None = None) -> WorkerFacts:
     """The facts of the worker at "host:port". Raises WorkerUnreachable, NotBuilt."""
+    timeout_s = _TIMEOUT_S if timeout_s is None else timeout_s
     _check_listening(endpoint)
     ask = [sys.executable, "-m", "vram_llm.llama.measure.worker_facts", endpoint]
     ask += [] if measures_link else ["no-link"]
