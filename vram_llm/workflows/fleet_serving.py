@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from vram_llm.engine.engine_protocol import Engine
     from vram_llm.engine.process import SpareProcess
     from vram_llm.fleet.engines import FleetEngine, MakeEngine
+    from vram_llm.fleet.load_plans import LoadPlans
     from vram_llm.fleet.manager import Fleet
     from vram_llm.fleet.snapshots import FleetModel, ModelState
-    from vram_llm.machine.types import Machine
+    from vram_llm.machine.types import Device, Machine
     from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetSpec, PackedModel
     from vram_llm.planner.types import Plan
     from vram_llm.server.config import ServerConfig
@@ -46,14 +47,11 @@ def serve_fleet(
     variables, and the errors of loads if no model of the start can be loaded.
     """
     from vram_llm.engine.process import SpareProcess
-    from vram_llm.fleet.load_plans import LoadPlans
     from vram_llm.fleet.manager import Fleet
     from vram_llm.server.config import ServerConfig
     from vram_llm.server.fleet.run import FleetService
     from vram_llm.server.fleet.run import serve_fleet as serve
-    from vram_llm.workflows.fleet_planning import FleetReplanner
     from vram_llm.workflows.listening import run_listening
-    from vram_llm.workflows.machine_now import MachineNow
     from vram_llm.workflows.what_if.planner import PlanningProcess
 
     config = config or ServerConfig()
@@ -67,12 +65,10 @@ def serve_fleet(
             configs.update(later.configs)
             await fleet.apply(later.plan)
 
-        now = MachineNow(settings.plan.devices, machine)
-        replanner = None if machine is None else FleetReplanner(lambda: fleet.plan, now.machine)
         fleet = Fleet(
             settings.plan,
             make_engine=_engines(lambda: fleet, configs, spare),
-            load_plans=LoadPlans(now.free_bytes, replanner),
+            load_plans=_load_plans(lambda: fleet, settings.plan.devices, machine),
             on_change=StateLog(),
         )
         service = FleetService(
@@ -99,6 +95,19 @@ def _engines(
         return make_engine(plans, name, on_state, watchdog_s=watchdog_s, replan=replan, processes=processes)
 
     return engine_of
+
+
+def _load_plans(
+    fleet: "Callable[[], Fleet]", devices: "Sequence[Device]", machine: "Callable[[], Machine] | None"
+) -> "LoadPlans":
+    """Reads the free memory before loads; with `machine` models are placed again on it as it is now."""
+    from vram_llm.fleet.load_plans import LoadPlans
+    from vram_llm.workflows.fleet_planning import FleetReplanner
+    from vram_llm.workflows.machine_now import MachineNow
+
+    now = MachineNow(devices, machine)
+    replanner = None if machine is None else FleetReplanner(lambda: fleet().plan, now.machine)
+    return LoadPlans(now.free_bytes, replanner)
 
 
 def fleet_settings(
