@@ -104,6 +104,7 @@ class ServedModels:
     url: str
     plan: FleetPlan
     workers: Mapping[str, int]  # process ids by device id; empty: the engines have the memory
+    idle: Mapping[str, int]  # bytes of the workers before the first load
     peaks: dict[str, int] = field(default_factory=dict)  # bytes by device id or "host"
 
     def status(self) -> Any:
@@ -155,19 +156,19 @@ def _serving(plan: FleetPlan, workers: Mapping[str, int], folder: Path) -> Itera
     path, port = folder / "plan.json", free_port()
     path.write_bytes(fleet_to_json(plan))
     command = [sys.executable, "-m", "bench.fleet_server", str(path), str(port)]
+    idle = {device: _own_bytes(pid) for device, pid in workers.items()}
     with running(command, port, folder / "server.log"):
-        yield ServedModels(f"http://127.0.0.1:{port}", plan, workers)
+        yield ServedModels(f"http://127.0.0.1:{port}", plan, workers, idle)
 
 
 @asynccontextmanager
 async def _watching(models: ServedModels) -> AsyncIterator[None]:
     """Read the memory again and again within the block: the workers', or that of all engines together."""
-    before = {device: _own_bytes(pid) for device, pid in models.workers.items()}
 
     async def watch() -> None:
         while True:
             if models.workers:
-                used = {device: _own_bytes(pid) - before[device] for device, pid in models.workers.items()}
+                used = {each: _own_bytes(pid) - models.idle[each] for each, pid in models.workers.items()}
             else:
                 pids = (await asyncio.to_thread(models.pids)).values()
                 used = {HOST: sum(map(_own_bytes, pids))}

@@ -254,6 +254,11 @@ def test_models_as_arguments(tmp_path: Path) -> None:
     one = read_serve(["a.gguf", "--ttl", "10m"]).fleet
     assert one is not None
     assert [model.ttl_s for model in one.spec.models] == [600.0]
+    (tmp_path / "fleet.yaml").touch()
+    with pytest.raises(
+        BadConfig, match=r"is no model; if it is a configuration, write --config .*fleet\.yaml"
+    ):
+        read_serve([str(tmp_path / "fleet.yaml")])
     odd = tmp_path / "a=b.gguf"
     odd.touch()
     assert read_serve([str(odd)]).fleet is None

@@ -88,9 +88,10 @@ class ConfiguredFleet:
         for written in model.devices or ():
             found = _devices_called(written, machine)
             if not found:
-                known = ", ".join(f"{device.id} ({device.name})" for device in machine.devices) or "none"
+                known = ", ".join(f"{device.id} ({device.name})" for device in machine.devices)
+                others = f"there are {known}" if known else "this machine has none"
                 place = self.device_places.get(model.name, self.places[model.name])
-                raise BadConfig(f"{place}: there is no device {written}; there are {known}")
+                raise BadConfig(f"{place}: there is no device {written}; {others}")
             ids |= dict.fromkeys(found)
         copies = model.replicas or 1
         if copies > len(ids):
@@ -107,6 +108,7 @@ def configured_fleet(ctx: click.Context, server: ServerConfig) -> ConfiguredFlee
     `ctx` is the context of `serve`, whose arguments are MODEL or NAME=MODEL; `server` has the settings for
     all. Raises BadConfig and UsageError.
     """
+    _refuse_configurations(ctx.params["model"])
     lists = merged(layers_of(ctx), given_names(ctx)).lists
     entries = fleet_entries(ctx)
     if not entries:
@@ -163,6 +165,13 @@ def _named(argument: str) -> tuple[str | None, str]:
     if match is None or Path(argument).exists():
         return None, argument
     return match[1], match[2]
+
+
+def _refuse_configurations(models: Sequence[str]) -> None:
+    """Raises UsageError for a configuration file in the place of a model."""
+    for model in models:
+        if Path(model).suffix.lower() in (".yaml", ".yml") and Path(model).is_file():
+            raise click.UsageError(f"{model} is no model; if it is a configuration, write --config {model}")
 
 
 def _refuse_options_of_one_model(ctx: click.Context) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.patience import soon, until
 from tests.server.fleet.fake_fleet import THREE, FakeFleet, FleetUnderTest, packed, plan_of, settings_of
 from tests.server.live import in_process
-from vram_llm.errors import BadConfig
+from vram_llm.errors import BadConfig, ServerUnreachable
 from vram_llm.fleet.snapshots import ModelState
 from vram_llm.planner.fleet.types import FleetPlan
 from vram_llm.server.api_keys import ANYBODY
@@ -195,6 +195,25 @@ async def test_a_broken_configuration_changes_nothing(caplog: pytest.LogCaptureF
         assert "fleet.yaml:7" in reply.json()["error"]["message"]
         assert list(await _cards(client)) == ["chat", "gpt-4o", "coder", "embedder"]
     assert any("stays as it is: fleet.yaml:7" in record.getMessage() for record in caplog.records)
+
+
+async def test_a_configuration_that_cannot_be_applied_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where Ray refuses a deployment."""
+
+    async def refuse(_: FakeFleet, plan: FleetPlan) -> None:
+        raise ServerUnreachable("Ray did not take the new deployment of newest: the head is gone")
+
+    configuration = _Configuration()
+    monkeypatch.setattr(FakeFleet, "apply", refuse)
+    served = FleetUnderTest(read=configuration.read)
+    configuration.settings = settings_of(THREE[0], packed("newest", 1))
+    async with in_process(served.app) as client:
+        reply = await client.post("/models/reload")
+        assert reply.status_code == 400
+        assert reply.json()["error"]["message"].endswith("newest: the head is gone")
+        assert list(await _cards(client)) == ["chat", "gpt-4o", "coder", "embedder"]
 
 
 async def test_without_a_configuration(client: httpx.AsyncClient) -> None:
