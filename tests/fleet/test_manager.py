@@ -13,9 +13,10 @@ from tests.conftest import PlanOnCpu
 from tests.fleet.held_engines import Engines
 from tests.fleet.plans import fleet_plan, packed
 from tests.patience import PATIENCE_S, soon, until
+from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.stats import EngineStats
 from vram_llm.errors import BadPlan, DoesNotFit, EngineDied, ModelRefused, Overloaded, UnknownModel
-from vram_llm.fleet import load_plans, residents, tenant
+from vram_llm.fleet import load_plans, manager, residents, tenant
 from vram_llm.fleet.forecast import Wait
 from vram_llm.fleet.load_plans import LoadPlans, Room
 from vram_llm.fleet.manager import Fleet
@@ -188,6 +189,24 @@ async def test_an_engine_that_is_not_started_again_is_loaded_for_the_next_reques
         assert fleet.snapshot("b").state is RESIDENT
         await soon(fleet.load("a"))  # an order does not wait
         assert fleet.snapshot("a").n_loads == 2
+
+
+async def test_an_engine_that_is_out_for_long_refuses_new_requests(
+    plan: FleetPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(plan, engines := Engines()) as fleet, fleet.lease("a"):
+        engine = engines.latest("a")
+        engine._set_state(EngineState.LOADING, "restarting now, after: signal 9")
+        await leased(fleet, "a")  # the engine holds its requests
+        monkeypatch.setattr(manager, "MAX_OUTAGE_S", 0.0)
+        with pytest.raises(
+            EngineDied, match=r"a has not worked for 0 s: restarting now, after: signal"
+        ) as out:
+            await leased(fleet, "a")
+        assert out.value.retry_after_s == 30
+        await leased(fleet, "b")
+        engine._set_state(EngineState.READY, "")
+        await leased(fleet, "a")
 
 
 async def test_requests_that_would_wait_too_long_are_refused_with_the_time(plan: FleetPlan) -> None:

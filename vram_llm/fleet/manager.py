@@ -23,6 +23,8 @@ from vram_llm.planner.fleet.types import FleetPlan, PackedModel
 
 MAX_WAIT_S = 300.0  # of a request for a model that is not resident
 MAX_WAITING = 1024  # such requests for one model
+MAX_OUTAGE_S = 60.0  # of an engine that dies again and again; further requests are refused until it works
+_MOST_BETWEEN_STARTS_S = 30.0  # of such an engine, see engine/restart_policy.py
 _STOPPED = "the server is shutting down"
 
 
@@ -143,6 +145,7 @@ class Fleet:
         if self._is_stopping:
             raise EngineDied(_STOPPED)
         if tenant.phase is Phase.RESIDENT:
+            _check_outage(tenant, now)
             return tenant.begin_lease(now)
         self._admit(tenant, now)
         waiter = Waiter(now, asyncio.get_running_loop().create_future())
@@ -255,6 +258,15 @@ class Fleet:
                 return tenant
         names = ", ".join(packed.spec.name for packed in self.plan.models)
         raise UnknownModel(f"The model '{model}' does not exist here; this server has {names}", "model")
+
+
+def _check_outage(tenant: Tenant, now: float) -> None:
+    """Raises EngineDied if the engine of a resident model has not worked for too long."""
+    out_s = 0.0 if tenant.out_since is None else now - tenant.out_since
+    if out_s > MAX_OUTAGE_S:
+        error = EngineDied(f"{tenant.name} has not worked for {out_s:.0f} s: {tenant.detail}")
+        error.retry_after_s = _MOST_BETWEEN_STARTS_S
+        raise error
 
 
 def _overloaded(tenant: Tenant, reason: str, retry_after_s: float | None) -> Overloaded:

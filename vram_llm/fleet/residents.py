@@ -168,6 +168,7 @@ class Residents:
         self.advance()
 
     def _note_engine_state(self, tenant: Tenant) -> None:
+        tenant.note_engine_state(time.monotonic())
         self._tell(tenant)
         self._stirred.set()
 

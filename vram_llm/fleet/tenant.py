@@ -114,6 +114,7 @@ class Tenant:
     load: "asyncio.Task[None] | None" = None  # in progress
     began_at: float = 0.0  # of the load in progress
     loaded_at: float = 0.0
+    out_since: float | None = None  # when its engine died, while it is started again
     last_used: float = 0.0
     n_loads: int = 0
     load_s: float | None = None  # measured
@@ -227,10 +228,16 @@ class Tenant:
     def note_loaded(self, now: float) -> None:
         """The engine is ready."""
         self.phase, self.loaded_at, self.last_used = Phase.RESIDENT, now, now
+        self.out_since = None
         self.load_s = now - self.began_at
         self.n_loads += 1
         self.wanted_since = None
         self.grant_all(now)
+
+    def note_engine_state(self, now: float) -> None:
+        """The state of its engine has changed: it may be out, or back."""
+        is_out = self.phase is Phase.RESIDENT and self.state is not ModelState.RESIDENT
+        self.out_since = (now if self.out_since is None else self.out_since) if is_out else None
 
     def note_failed(self, error: VramLLMError, now: float) -> None:
         """The engine could not be loaded, or has ended for good. Requests wait on for another plan."""
