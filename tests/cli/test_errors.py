@@ -9,11 +9,13 @@ from tests import zoo
 from tests.cli.running import run, run_here
 from tests.zoo.loadable import LOADABLE, write_loadable
 from tools.random_model import write_llama
+from vram_llm.cli import serve
+from vram_llm.workflows import serving
 
 pytestmark = pytest.mark.process
 
 
-_RUNS_ON = ("serve", "chat", "worker", "nonsense")  # these commands get a process, as they have for users
+_RUNS_ON = ("chat", "worker", "nonsense", "--port")  # commands with one of these words get a process
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +120,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["nonsense"], 64, "nonsense"),
     ],
 )  # fmt: skip
-def test_one_sentence_and_a_code(folder: Path, args: list[str], code: int, message: str) -> None:
-    by = run if args[0] in _RUNS_ON else run_here
+def test_one_sentence_and_a_code(
+    folder: Path, args: list[str], code: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "set_up_log", lambda config: None)  # the log of this process stays
+    monkeypatch.setattr(serving, "serve", _serves)
+    by = run if set(args) & set(_RUNS_ON) else run_here
     done = by(*args, cwd=folder, columns=200)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     assert message in done.stderr
     assert done.stdout == ""
+
+
+def _serves(*_: object, **options: object) -> None:
+    raise AssertionError("the command serves, where it should refuse")
 
 
 def test_nothing_fits(tmp_path: Path) -> None:

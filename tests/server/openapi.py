@@ -6,18 +6,17 @@ would make thousands of cases in every process while it collects.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
-import schemathesis
-from schemathesis.core.result import Ok
-from schemathesis.generation.feedback import NO_FEEDBACK
-from schemathesis.pytest._test_builder import build_operation_test
-from schemathesis.schemas import APIOperation, BaseSchema
 
 from tests.server.fake_engine import FakeEngine
 from vram_llm.server.app import create_app
+
+if TYPE_CHECKING:  # it takes a second to load, in each process of pytest-xdist
+    import schemathesis
+    from schemathesis.schemas import APIOperation, BaseSchema
 
 # Named here, because each process that collects tests would take a second to make the document.
 OPERATIONS = (
@@ -54,8 +53,11 @@ each_operation = pytest.mark.parametrize("operation", OPERATIONS)
 
 
 @cache
-def _document() -> tuple[BaseSchema, dict[str, APIOperation[Any, Any, Any, Any]]]:
+def _document() -> "tuple[BaseSchema, dict[str, APIOperation[Any, Any, Any, Any]]]":
     """The document, and its operations by their labels. Raises AssertionError if OPERATIONS lacks one."""
+    import schemathesis
+    from schemathesis.core.result import Ok
+
     document = schemathesis.openapi.from_dict(create_app(FakeEngine()).openapi())
     found = (each.ok() for each in document.get_all_operations() if isinstance(each, Ok))
     operations = {operation.label: operation for operation in found}
@@ -64,11 +66,14 @@ def _document() -> tuple[BaseSchema, dict[str, APIOperation[Any, Any, Any, Any]]
 
 
 def try_cases(
-    operation: str, check: Callable[[schemathesis.Case[Any]], None], settings: hypothesis.settings
+    operation: str, check: "Callable[[schemathesis.Case[Any]], None]", settings: hypothesis.settings
 ) -> None:
     """Call `check(case=...)` with cases of the operation: examples and limits if `settings` have the phase
     `explicit`, drawn ones if they have `generate`.
     """
+    from schemathesis.generation.feedback import NO_FEEDBACK
+    from schemathesis.pytest._test_builder import build_operation_test
+
     document, operations = _document()
     build_operation_test(
         config=document.config,

@@ -2,19 +2,20 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, Phase, settings
-from schemathesis.checks import not_a_server_error
 
 from tests.conftest import PlanOnCpu
 from tests.patience import PATIENCE_S
 from tests.server.live import anthropic_sdk, in_thread, listening_with, openai_sdk
 from tests.server.openapi import each_operation, try_cases
 from vram_llm import demo
+
+if TYPE_CHECKING:  # tests/server/openapi.py loads it
+    import schemathesis
 
 pytestmark = pytest.mark.process
 
@@ -191,7 +192,9 @@ def test_tokens_and_back(sdk: openai.OpenAI, base_url: str) -> None:
 
 @each_operation
 def test_no_server_error(operation: str, base_url: str) -> None:
-    def check(case: schemathesis.Case[Any]) -> None:
+    from schemathesis.checks import not_a_server_error
+
+    def check(case: "schemathesis.Case[Any]") -> None:
         if isinstance(case.body, dict):  # bounded: nobody waits for a full context
             for name in ("max_tokens", "max_output_tokens", "max_completion_tokens"):
                 if name in case.body and case.body[name] is not None:

@@ -4,18 +4,11 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-import schemathesis
 from hypothesis import HealthCheck, Phase, settings
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
 from tests.patience import PATIENCE_S
 from tests.server.fake_engine import FakeEngine
@@ -23,6 +16,9 @@ from tests.server.live import in_thread, listening
 from tests.server.openapi import each_operation, try_cases
 from tests.server.tool_chat import TALKER
 from vram_llm.model.pooling import Pooling
+
+if TYPE_CHECKING:  # tests/server/openapi.py loads it
+    import schemathesis
 
 pytestmark = pytest.mark.process  # computes for many seconds
 
@@ -46,12 +42,6 @@ SAME_BODIES = (
     "POST /v1/responses/input_tokens",
 )
 DRAWN_ALONE = settings(SETTINGS, phases=[Phase.generate])
-CHECKS = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-]
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +63,21 @@ def session() -> Iterator[requests.Session]:
 def test_every_answer_is_in_the_document(
     operation: str, base_urls: list[str], session: requests.Session
 ) -> None:
-    def check(case: schemathesis.Case[Any]) -> None:
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi import checks
+
+    conformance = [
+        not_a_server_error,
+        checks.status_code_conformance,
+        checks.content_type_conformance,
+        checks.response_schema_conformance,
+    ]
+
+    def check(case: "schemathesis.Case[Any]") -> None:
         others = {"/v1/embeddings": 1, "/v1/rerank": 2}
         base_url = base_urls[others.get(case.path, 0)]
         response = case.call(base_url=base_url, session=session, timeout=PATIENCE_S)
-        case.validate_response(response, checks=CHECKS)
+        case.validate_response(response, checks=conformance)
         if response.status_code >= 400:
             error = json.loads(response.content)["error"]
             assert {"message", "type", "param", "code"} <= error.keys()
