@@ -356,6 +356,21 @@ async def test_an_order_to_unload_ends_a_load_for_which_nobody_waits(plan: Fleet
         assert states(fleet)["c"] is RESIDENT
 
 
+async def test_an_order_that_comes_as_a_load_ends_is_carried_out(plan: FleetPlan) -> None:
+    """The engine has loaded, and the fleet has not taken note of it."""
+    engines = Engines()
+    engines.hold = {"c"}
+    async with running(plan, engines) as fleet:
+        load = asyncio.create_task(fleet.load("c"))
+        await until(lambda: len(engines.made) == 3, "the load")
+        engines.latest("c").may_load.set()
+        order = asyncio.create_task(fleet.unload("c"))
+        await soon(asyncio.gather(load, order))
+        assert (states(fleet)["c"], engines.latest("c").state) == (UNLOADED, "dead")
+        async with fleet.lease("c") as engine:
+            assert engine is engines.latest("c") is not engines.made[2]
+
+
 async def test_loads_that_fail_are_tried_again_ever_later(
     plan: FleetPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:

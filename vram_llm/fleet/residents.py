@@ -119,7 +119,9 @@ class Residents:
         elif why is not None and tenant.phase is Phase.LOADING:
             tenant.note_drain(why, Phase.STOPPING, now)
             log.info("the load of %s is ended: %s", tenant.name, tenant.why_drained)
-            self._run(self._cut_load(tenant))
+            assert tenant.load is not None
+            tenant.load.cancel()  # now: it must not end well before the next step begins
+            self._run(self._cut_load(tenant, tenant.load))
         elif why is None and tenant.is_draining:  # one that is cut off refuses requests, and has to end
             tenant.phase, tenant.wanted_since = Phase.RESIDENT, None
             tenant.grant_all(now)
@@ -190,11 +192,9 @@ class Residents:
                 await self._fail(tenant, error)
                 self.advance()
 
-    async def _cut_load(self, tenant: Tenant) -> None:
-        """End a load that nobody needs."""
-        assert tenant.load is not None
-        tenant.load.cancel()
-        await asyncio.wait([tenant.load])
+    async def _cut_load(self, tenant: Tenant, load: "asyncio.Task[None]") -> None:
+        """End a load that nobody needs and that is cancelled."""
+        await asyncio.wait([load])
         await _end_engine(tenant)
         tenant.note_gone(time.monotonic())
         self._forget_if_gone(tenant)
