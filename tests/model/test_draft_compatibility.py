@@ -1,8 +1,11 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from vram_llm.model.draft_compatibility import DraftFacts, mismatch, refusal
+from tests.zoo.writer import Model, write
+from vram_llm.model.draft_compatibility import DraftFacts, head_refusal, mismatch, refusal
+from vram_llm.model.header_reader import read_header
 
 MODEL = DraftFacts(
     tokenizer="gpt2", n_tokens=128_000, bos=1, eos=2, adds_bos=True, adds_eos=False, can_rewind=True
@@ -37,3 +40,21 @@ def test_nothing_drafts_here_for_a_model_that_cannot_rewind() -> None:
     recurrent = replace(MODEL, can_rewind=False)
     assert mismatch(recurrent, MODEL) is None  # other programs may
     assert "plan without --draft" in (refusal(recurrent, MODEL) or "")
+
+
+@pytest.mark.parametrize(
+    ("arch", "tensor", "kind"),
+    [
+        ("eagle3", "blk.0.attn_norm.weight", "an EAGLE-3 head"),
+        ("dflash", "blk.0.attn_norm.weight", "a DFlash head"),
+        ("qwen35", "blk.4.nextn.eh_proj.weight", "an MTP head without its model"),
+        ("qwen35", "blk.0.attn_norm.weight", None),
+    ],
+)
+def test_a_head_in_a_file_of_its_own_is_named(
+    tmp_path: Path, arch: str, tensor: str, kind: str | None
+) -> None:
+    model = Model(arch, {"block_count": 5}, {tensor: (32,)})
+    reason = head_refusal(read_header(write(model, tmp_path / "head.gguf")))
+    assert (reason is None) == (kind is None)
+    assert kind is None or f"head.gguf is {kind}" in str(reason)

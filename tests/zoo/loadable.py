@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import numpy.typing as npt
 
 from tests.zoo import SMALL
 from tests.zoo.blocks import attention, common_keys, ends, ffn, routed
@@ -204,20 +205,33 @@ def with_vocabulary(model: Model) -> Model:
     return model
 
 
-def write_loadable(model: Model, path: Path, common: str = "Q8_0", seed: int = 1) -> Path:
-    """Write the model to `path` with random weights of a width that keeps activations near 1."""
+_Weights = npt.NDArray[np.float32]
+
+
+def write_loadable(
+    model: Model,
+    path: Path,
+    common: str = "Q8_0",
+    seed: int = 1,
+    weights: Callable[[str, _Weights], _Weights] = lambda _name, random: random,
+) -> Path:
+    """Write the model to `path` with random weights of a width that keeps activations near 1.
+
+    `weights` may change those of a tensor, which come with its name.
+    """
     write(model, path, common)
     random = np.random.default_rng(seed)
     sizes = {name: -(-n_bytes(model, name, common) // ALIGNMENT) * ALIGNMENT for name in model.tensors}
     with path.open("r+b") as stream:
         offset = path.stat().st_size - sum(sizes.values())
         for name, shape in model.tensors.items():
-            weights = random.standard_normal((prod(shape[1:]), shape[0]), dtype=np.float32)
-            weights /= np.sqrt(shape[0]).astype(np.float32)
+            values = random.standard_normal((prod(shape[1:]), shape[0]), dtype=np.float32)
+            values /= np.sqrt(shape[0]).astype(np.float32)
             if name.endswith("ssm_a"):
-                weights = -np.abs(weights)  # of a positive one the state grows without end
+                values = -np.abs(values)  # of a positive one the state grows without end
+            values = weights(name, values)
             stored = gguf.GGMLQuantizationType(type_of(model, name, common).id)
             stream.seek(offset)
-            stream.write(gguf.quantize(weights, stored).tobytes())
+            stream.write(gguf.quantize(values, stored).tobytes())
             offset += sizes[name]
     return path

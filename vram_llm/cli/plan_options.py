@@ -257,7 +257,8 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--draft -md --model-draft", fields=("draft",), metavar="MODEL", has_default=False,
                help=(
         "Draft model: a smaller model of the same vocabulary that drafts tokens for MODEL to verify. It goes "
-        "on an idle card, or else on the card with the most free memory. Its context is as long as MODEL's."
+        "on an idle card, or else on the card with the most free memory. Its context is as long as MODEL's. "
+        "mtp: MODEL's own MTP head, if its file has one."
     )),
     PlanOption(flags="--threads -t", fields=("n_threads",), type=click.IntRange(1), metavar="N",
                has_default=False, help="CPU threads.  [default: one per core]"),

@@ -42,6 +42,8 @@ def _shares(plan: Plan) -> list[str]:
     for companion in plan.companions:
         where = f" on {names[companion.device]}" if companion.device is not None else ""
         shares.append(f"{companion.kind} {companion.name}{where}")
+    if plan.context.n_mtp:
+        shares.append(f"drafts of up to {plan.context.n_mtp} tokens by the model's MTP head")
     return shares
 
 

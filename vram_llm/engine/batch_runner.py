@@ -1,5 +1,6 @@
 """Runs chunks as one llama.cpp batch, or a smaller one if the KV cache has no room, and records the time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ class StepCosts:
 
 
 class BatchRunner:
-    """Computes chunks of sequences that have slots in `cache`."""
+    """Computes chunks of sequences that have slots in `cache`, and calls `on_computed` after each batch."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class BatchRunner:
         costs: StepCosts,
         recorder: StatsRecorder,
     ) -> None:
+        self.on_computed: Callable[[], None] | None = None
         self._model = model
         self._cache = cache
         self._scheduler = scheduler
@@ -80,7 +82,10 @@ class BatchRunner:
             self._model.wait()
         if status not in (0, NO_ROOM):
             raise self._decode_error(status)
-        return status, self._recorder.llama.last_s
+        seconds = self._recorder.llama.last_s
+        if self.on_computed is not None and status == 0:
+            self.on_computed()
+        return status, seconds
 
     def note_computed(self, chunks: list[Chunk], seconds: float) -> None:
         """Record the chunks of a step that took `seconds` in sequences, cache, stats and policies."""

@@ -22,6 +22,8 @@ from vram_llm.engine.sequence import Chunk, Sequence, by_adapters
 from vram_llm.engine.speculative.draft_budget import DraftCostModel
 from vram_llm.engine.speculative.draft_model import DraftModelRunner
 from vram_llm.engine.speculative.draft_scheduler import DraftScheduler
+from vram_llm.engine.speculative.drafter import Drafter
+from vram_llm.engine.speculative.mtp_runner import MtpRunner
 from vram_llm.engine.speculative.row_cost import RowCost
 from vram_llm.engine.stats import EngineStats
 from vram_llm.engine.stats_recorder import StatsRecorder
@@ -44,7 +46,8 @@ class StepOutput(NamedTuple):
 class Loop:
     """Continuous batching over `model`. Not thread-safe: one thread submits, cancels and steps.
 
-    `draft` is a model with the same vocabulary that drafts tokens; `model` must be able to rewind.
+    `draft` is a model with the same vocabulary that drafts tokens; `model` must be able to rewind. Without it
+    the model's own MTP head drafts, if it is loaded.
     `on_waiting` gets the ids of all requests that wait for a slot, before each step where they have changed.
     """
 
@@ -63,7 +66,7 @@ class Loop:
         costs = StepCosts(
             prefill=PrefillBudget(target_s, model.n_batch, model.n_ubatch),
             rows=row_cost,
-            drafts=DraftCostModel(row_cost, target_s) if draft is not None else None,
+            drafts=DraftCostModel(row_cost, target_s) if draft or model.mtp_head else None,
         )
         self._costs = costs
         self._scheduler = Scheduler(
@@ -72,12 +75,16 @@ class Loop:
         self._runner = BatchRunner(model, self._cache, self._scheduler, costs, self.recorder)
         self.threads = TokenizerThreads()
         self._new = NewRequests(model, self._device_slots, row_cost, costs.drafts, self.threads)
-        draft_model = (
-            DraftModelRunner(draft, model.vocab.n_tokens, costs.drafts, self.recorder)
-            if draft is not None and costs.drafts is not None
-            else None
+        drafter = _drafter(model, draft, costs.drafts, self.recorder)
+        self._mtp = drafter if isinstance(drafter, MtpRunner) else None
+        self._runner.on_computed = self._mtp.note_step if self._mtp is not None else None
+        self._draft_scheduler = DraftScheduler(
+            self._scheduler,
+            row_cost,
+            drafter,
+            max_rows=model.n_ubatch,
+            most_rewound=model.cells.most_rewound,
         )
-        self._draft_scheduler = DraftScheduler(self._scheduler, row_cost, draft_model, model.n_ubatch)
         self._images = ImageRunner(model, self._cache, self._scheduler, self.recorder)
         self._generations: dict[str, Generation] = {}
         self._steady: SteadyDecode | None = None
@@ -220,6 +227,8 @@ class Loop:
         if self._device_slots is not None:
             _bind_samplers(self._device_slots, chunks, self._generations, self.recorder)
         with_text = [chunk for chunk in chunks if chunk.image is None]
+        if self._mtp is not None:
+            self._mtp.begin(with_text)
         self._draft_scheduler.add_drafts(with_text, self._generations)
         computed = self._runner.run(with_text)
         with self.recorder.sampling:
@@ -308,6 +317,18 @@ def _prefix_cache(model: LoadedModel, device_slots: DeviceSamplerSlots | None) -
         max_idle_cells=serving.idle_tokens,
         pick_slot=most_recent if device_slots is None else device_slots.pick_slot,
     )
+
+
+def _drafter(
+    model: LoadedModel, draft: LoadedModel | None, cost_model: DraftCostModel | None, recorder: StatsRecorder
+) -> Drafter | None:
+    """The drafter of `model`: a draft model, else the model's own MTP head, if it is loaded."""
+    if cost_model is None:
+        return None
+    if draft is not None:
+        return DraftModelRunner(draft, model.vocab.n_tokens, cost_model, recorder)
+    assert model.mtp_head is not None
+    return MtpRunner(model, model.mtp_head, cost_model, recorder)
 
 
 def _bind_samplers(

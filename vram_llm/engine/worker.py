@@ -64,7 +64,7 @@ class Worker:
         start = next(message for message in messages if isinstance(message, wire.Start))
 
         model, draft = self._load(start.plan, start.extra_buffers)
-        for each in filter(None, (model, draft)):
+        for each in filter(None, (model, model.mtp_head, draft)):
             each.note_batch = self._heartbeat.note_batch
         self._channel.send(wire.Ready(_model_info(model, draft, start.model_name)))
         if start.plan.context.pooling is None:

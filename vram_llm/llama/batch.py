@@ -4,6 +4,8 @@ import ctypes
 from array import array
 from collections.abc import Sequence
 
+import numpy as np
+
 from vram_llm.llama.bindings import C
 
 _seq_id_pointer = ctypes.POINTER(ctypes.c_int32)
@@ -12,15 +14,16 @@ _seq_id_pointer = ctypes.POINTER(ctypes.c_int32)
 class TokenBatch:
     """Rows of (token, position, sequence, wants logits), up to `capacity`; each row has one sequence.
 
-    The arrays are made once and llama.cpp reads them in place; `seq_id[i]` always points at cell i of a flat
-    array.
+    With `n_embd` each row has a hidden state as well: `hidden`, shape (capacity, n_embd). The arrays are made
+    once and llama.cpp reads them in place; `seq_id[i]` always points at cell i of a flat array.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, n_embd: int = 0) -> None:
         self.capacity = capacity
         self.n_rows = 0
         self._token, self._pos, self._seq = (array("i", bytes(4 * capacity)) for _ in range(3))
         self._n_seq, self._logits = array("i", [1]) * capacity, array("b", bytes(capacity))
+        self.hidden = np.zeros((capacity if n_embd else 0, n_embd), np.float32)
         cells = self._seq.buffer_info()[0]
         self._seq_pointers = (_seq_id_pointer * capacity)(
             *(ctypes.cast(cells + 4 * i, _seq_id_pointer) for i in range(capacity))
@@ -28,7 +31,7 @@ class TokenBatch:
         self.struct = C.llama_batch(
             n_tokens=0,
             token=_pointer(self._token, ctypes.c_int32),
-            embd=None,
+            embd=self.hidden.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) if n_embd else None,
             pos=_pointer(self._pos, ctypes.c_int32),
             n_seq_id=_pointer(self._n_seq, ctypes.c_int32),
             seq_id=self._seq_pointers,
@@ -77,6 +80,17 @@ class TokenBatch:
         self._logits[start:end] = array("b", bytes(len(tokens) - n_outputs) + b"\x01" * n_outputs)
         self.n_rows = self.struct.n_tokens = end
         return end - 1
+
+    def runs(self) -> list[tuple[int, int, int, list[int]]]:
+        """The rows as runs of one sequence each: first row, sequence, first position, tokens."""
+        n, found = self.n_rows, []
+        tokens, positions, sequences = self._token[:n], self._pos[:n], self._seq[:n]
+        start = 0
+        for end in range(1, n + 1):
+            if end == n or sequences[end] != sequences[start] or positions[end] != positions[end - 1] + 1:
+                found.append((start, sequences[start], positions[start], tokens[start:end].tolist()))
+                start = end
+        return found
 
     def _room(self, n: int) -> tuple[int, int]:
         """Start and end of the next `n` rows. Raises ValueError: llama.cpp reads the arrays in place."""

@@ -209,6 +209,17 @@ get_memory_breakdown = (
 sched_reserve = (
     declare("_ZN13llama_context13sched_reserveEv", None, Pointer) if sys.platform == "linux" else None
 )
+# hidden states in front of the output, for MTP heads (src/llama-ext.h): C++ functions as well
+set_hidden_states = declare(
+    "_Z26llama_set_embeddings_nextnP13llama_contextbb", None, Pointer, ctypes.c_bool, ctypes.c_bool
+)
+hidden_states = declare("_Z26llama_get_embeddings_nextnP13llama_context", Pointer, Pointer)
+set_layer_inputs = declare(
+    "_Z30llama_set_embeddings_layer_inpP13llama_contextjb", None, Pointer, ctypes.c_uint32, ctypes.c_bool
+)
+hidden_state = declare(
+    "_Z30llama_get_embeddings_nextn_ithP13llama_contexti", Pointer, Pointer, ctypes.c_int32
+)
 
 
 def props_of(device: int) -> DeviceProps:

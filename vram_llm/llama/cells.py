@@ -11,13 +11,14 @@ MAX_SLOTS = (
     256  # LLAMA_MAX_SEQ: cells may belong to any id below it, and rows of a batch to those below n_seq_max
 )
 _WHOLE, _PART = 0, 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: without the cells of full attention
+_ANY = 2**31 - 1  # rows
 _State = npt.NDArray[np.uint8]
 _bytes_at = ctypes.POINTER(ctypes.c_uint8)
 
 
 class Cells:
     """The memory of one context. `is_stateful` is true if a sequence cannot be cut at any position
-    shorter, `can_rewind` if the rows of the last step can be taken back.
+    shorter, `can_rewind` if the rows of the last step can be taken back: `most_rewound` of them.
 
     Every operation walks over all cells of the cache on the host: some microseconds per thousand cells.
     """
@@ -28,7 +29,8 @@ class Cells:
         self.exist = bool(self._memory)  # an encoder has no memory
         recurrent = C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model)
         self.is_stateful: bool = recurrent or C.llama_model_n_swa(model) > 0
-        self.can_rewind: bool = not recurrent
+        self.most_rewound: int = C.llama_n_rs_seq(ctx) if recurrent else _ANY
+        self.can_rewind: bool = self.most_rewound > 0
 
     def share(self, source: int, slot: int, length: int) -> None:
         """Share the first `length` cells of a slot with an empty one, without copying them."""

@@ -17,6 +17,7 @@ from vram_llm.llama.bindings import C
 from vram_llm.llama.cells import Cells
 from vram_llm.llama.device_samplers import DeviceSamplers, reserve
 from vram_llm.llama.devices import Servers, handles
+from vram_llm.llama.mtp_head import HiddenStates, MtpHead, give_hidden_states, hidden_states
 from vram_llm.llama.multimodal.encoder import ImageReader
 from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, context_params
 from vram_llm.llama.sampling import SamplerChain
@@ -25,6 +26,7 @@ from vram_llm.llama.weights_on_disk import WeightsOnDisk
 from vram_llm.model.file_identity import check_files
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.estimates import MemoryUse
+from vram_llm.planner.mtp import hidden_bytes
 from vram_llm.planner.types import HOST, CompanionKind, Plan
 
 # returns an address, where the bindings make a pointer object for every row
@@ -88,9 +90,14 @@ class LoadedModel:
             self._free_model()
             raise
         apply_adapters(self._ctx, self._adapters)
+        self.mtp_head: MtpHead | None = None
         try:
+            if plan.context.n_mtp:
+                give_hidden_states(self._ctx, of_all_rows=True)
+                self.mtp_head = MtpHead(self._model, plan.context)
             self.images = self._read_images(servers)
         except VramLLMError:
+            self._free_head()
             C.llama_free(self._ctx)
             self._free_model()
             raise
@@ -194,6 +201,14 @@ class LoadedModel:
             view = self._views[address] = np.ctypeslib.as_array(floats)
         return view
 
+    def hidden_states(self) -> HiddenStates:
+        """The hidden states of the batch's rows, shape (n_rows, n_embd): a view, good until the next decode.
+
+        Only with an MTP head.
+        """
+        assert self.mtp_head is not None
+        return hidden_states(self._ctx, self.batch.n_rows, self.mtp_head.n_embd)
+
     def argmax(self, n_rows: int) -> list[int]:
         """The most likely token of each of the batch's first `n_rows` rows, which all have logits."""
         address = _all_logits_address(self._ctx)
@@ -245,6 +260,10 @@ class LoadedModel:
         """Bytes that llama.cpp holds per device id of the plan, and for "host" (all CPU buffer types)."""
         ids = dict(zip(self._handles, self.plan.placement.device_order, strict=True))
         uses = memory_breakdown.memory_use(self._ctx)
+        if (head := self.mtp_head) is not None:
+            uses[None] += MemoryUse(compute_bytes=hidden_bytes(self.plan.context, head.n_embd))
+            for device, use in head.memory_use().items():
+                uses[device] = uses.get(device, MemoryUse()) + use
         return {HOST if device is None else ids[device]: use for device, use in uses.items()}
 
     def free_bytes(self) -> dict[str, int]:
@@ -293,9 +312,14 @@ class LoadedModel:
         """Free projector, context and model. Once only."""
         if self.images is not None:
             self.images.close()
+        self._free_head()
         C.llama_free(self._ctx)
         self._attached.close()
         self._free_model()
+
+    def _free_head(self) -> None:
+        if self.mtp_head is not None:
+            self.mtp_head.close()
 
     def _free_model(self) -> None:
         if self._on_disk is not None:

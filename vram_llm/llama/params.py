@@ -50,6 +50,7 @@ class ModelParams:
         self.struct.n_gpu_layers = placement.n_gpu_layers
         if placement.split_mode is SplitMode.TENSOR:
             self.struct.split_mode = C.LLAMA_SPLIT_MODE_TENSOR
+        self.struct.load_mtp = context.n_mtp > 0
         # weights of a mapped file would be repacked into memory all the same
         may_repack = extra_buffers and context.resident_bytes is None
         self.struct.use_extra_bufts = may_repack and not b.has_amx_kernels()
@@ -89,6 +90,7 @@ def context_params(context: Context) -> Any:
     params.kv_unified = context.kv_unified
     params.swa_full = context.swa_full
     params.op_offload, params.offload_kqv = context.op_offload, context.kv_offload
+    params.n_rs_seq = context.n_mtp  # states to go back to; llama.cpp keeps none of plain attention
     params.no_perf = True
     if context.pooling is not None:
         params.embeddings, params.pooling_type = True, NUMBERS[context.pooling]

@@ -30,6 +30,27 @@ class DraftFacts:
     can_rewind: bool  # its last tokens can be taken back
 
 
+_HEADS = {
+    "eagle3": "an EAGLE-3 head",
+    "dflash": "a DFlash head",
+    "gemma4-assistant": "a Gemma 4 assistant head",
+}  # general.architecture of drafts that read the model's hidden states
+
+
+def head_refusal(draft: Header) -> str | None:
+    """Why a file that is no whole model cannot draft, by its kind, and what to try; None if it is a model."""
+    arch, names = draft.metadata.get("general.architecture"), {tensor.name for tensor in draft.tensors}
+    kind = _HEADS.get(arch) if isinstance(arch, str) else None
+    if kind is None and any(".nextn." in name for name in names) and "blk.0.attn_norm.weight" not in names:
+        kind = "an MTP head without its model"
+    if kind is None:
+        return None
+    return (
+        f"{draft.path.name} is {kind}, which reads the model's hidden states and is not used for drafts; "
+        "take a smaller model of the same family, or the model's own MTP head (mtp)"
+    )
+
+
 def facts_of(header: Header, profile: ModelProfile) -> DraftFacts:
     """The facts in a header, whose profile is `profile`. Headers do not hold all of a vocabulary."""
     tokens = header.metadata.get(f"{_PREFIX}tokens")

@@ -35,6 +35,8 @@ class Layer:
     has_values: bool  # the cache has a V; without flash attention it is as wide as the widest, even if 0
     sliding_window: bool
     recurrent_state_bytes: int  # f32, per sequence; 0 where the layer is not recurrent
+    head_k_gqa: int  # elements of K a token stores in the cache of the MTP head's context; of V: head_v_gqa
+    head_v_gqa: int
     is_draft: bool  # an MTP block: llama.cpp loads its weights only with load_mtp
     loads_shared: bool  # puts the shared tensors on its device
 
@@ -87,6 +89,8 @@ def layer_bytes(
         has_values=memory.has_values,
         sliding_window=memory.sliding_window,
         recurrent_state_bytes=memory.recurrent_state_bytes,
+        head_k_gqa=memory.head_k_gqa,
+        head_v_gqa=memory.head_v_gqa,
         is_draft=is_draft,
         loads_shared=not is_draft and not (arch in rules.FULL_LAYERS_LOAD_ROPE and memory.sliding_window),
     )

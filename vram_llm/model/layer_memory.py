@@ -66,6 +66,8 @@ class LayerMemory:
     has_values: bool  # the cache has a V tensor for the layer, even if it has no elements
     sliding_window: bool
     recurrent_state_bytes: int  # f32, per sequence
+    head_k_gqa: int = 0  # of an MTP block, in the cache of the head's own context
+    head_v_gqa: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,8 @@ def layer_memory(
             v_width > 0 or (stores and not attention.is_mla and not any(recurrent)),
             attention.windowed[i],
             state_bytes if recurrent[i] and i < n_trunk else 0,
+            attention.k_width(i) if i >= n_trunk else 0,
+            attention.v_width(i) if i >= n_trunk and not attention.is_mla else 0,
         )
 
     return tuple(layer(i) for i in range(n_layers))

@@ -79,6 +79,22 @@ FULL_ATTENTION_INTERVALS = {"minimax-01": 8, "qwen35": 4, "qwen35moe": 4, "qwen3
 # create_memory of hybrids whose filter lets draft (MTP) blocks keep keys and values in the main context.
 DRAFT_KEEPS_KV = frozenset({"bailingmoe3"})
 
+# build_arch_graph: architectures with a graph for MTP blocks. Not deepseek4 and glm5-next, whose caches take
+# back tokens by rules of their own.
+MTP_GRAPHS = frozenset({
+    "bailingmoe3", "cohere2moe", "deepseek2", "deepseek32", "glm-dsa", "glm4moe", "hy_v3", "mimo2",
+    "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next", "step35",
+})  # fmt: skip
+
+# Their graphs take a model with several MTP blocks; the others abort (asserts on n_layer_nextn).
+SEVERAL_MTP_BLOCKS = frozenset({"hy_v3", "mimo2", "step35"})
+
+# llm_arch_supports_rs_rollback: recurrent states that can be taken back by some tokens (n_rs_seq).
+STATE_ROLLBACK = frozenset({
+    "bailingmoe3", "deepseek4", "glm5-next", "kimi-k3", "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe",
+    "qwen35", "qwen35moe", "qwen4exp",
+})  # fmt: skip
+
 # load_arch_tensors: only layers without a window load rope_freqs.
 FULL_LAYERS_LOAD_ROPE = frozenset({"gemma4"})
 

@@ -139,6 +139,7 @@ class Context:
     backend_sampling: bool = False  # the output's device samples tokens, for requests that allow it
     op_offload: bool = False  # the first device computes prompts with weights that are on the host
     kv_offload: bool = True  # KV cache and states are on their layer's device; else on the host
+    n_mtp: int = 0  # most tokens that the model's own MTP head drafts at once; 0: it is not loaded
     resident_bytes: int | None = (
         None  # of the host's weights, in memory; the rest stays in the file. None: all
     )

@@ -16,11 +16,12 @@ from vram_llm.errors import (
 )
 from vram_llm.machine.disk_store import with_disk
 from vram_llm.machine.host import largest_process
-from vram_llm.model.draft_compatibility import facts_of, mismatch
+from vram_llm.model.draft_compatibility import facts_of, head_refusal, mismatch
 from vram_llm.model.header import Header
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import ModelProfile, profile, with_adapters
 from vram_llm.model.projector import read_projector
+from vram_llm.planner.mtp import MTP
 from vram_llm.planner.types import HOST, CompanionKind
 from vram_llm.units import format_bytes
 from vram_llm.workflows.argument_types import check_field_types, check_type
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from vram_llm.planner.companions import UnplacedCompanion
     from vram_llm.planner.compare import ComparisonRow
     from vram_llm.planner.types import Context, Meter, Plan, Workload
-
-MTP = "mtp"  # other programs' name for a model's own draft head
 
 
 def dry_run() -> "DryRun":
@@ -99,13 +98,13 @@ class PlannedFiles:
     @classmethod
     def read(cls, model: str, workload: "Workload") -> "PlannedFiles":
         """Raises the errors of `analyze`, which name the file."""
-        if workload.draft == MTP and not Path(MTP).exists():
-            raise BadPlan("a model's own MTP head is not used for drafts yet; --draft takes a smaller model")
         header = read_header(resolve(model))
         loras = tuple(read_header(lora.path) for lora in workload.loras)
         own = with_adapters(profile(header), loras)
         nearby = nearby_files(header, own, workload)
-        draft = None if workload.draft is None else read_header(resolve(workload.draft))
+        draft = None if workload.draft in (None, MTP) else read_header(resolve(workload.draft))
+        if draft is not None and (reason := head_refusal(draft)) is not None:
+            raise BadPlan(reason)
         slow = () if draft is None else _slow_draft(profile(draft), own)
         return cls(
             header,

@@ -1,42 +1,16 @@
 """Runs the draft model: it reads the sequences in a context of its own and drafts their next tokens."""
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
-
 from vram_llm.engine.kv_cache.radix_tree import n_common
-from vram_llm.engine.sequence import Chunk, Sequence
-from vram_llm.engine.speculative.draft_budget import FREE_ROWS, DraftCostModel, SequenceDraftStats
+from vram_llm.engine.sequence import Sequence
+from vram_llm.engine.speculative.draft_budget import FREE_ROWS, MAX_DRAFTED, DraftCostModel
+from vram_llm.engine.speculative.drafter import Drafter, DraftRequest
 from vram_llm.engine.stats_recorder import StatsRecorder
 from vram_llm.errors import EngineDied
 from vram_llm.llama.model import NO_ROOM, LoadedModel
 
 
-class Draftable(Protocol):
-    """The part of a generation that a draft model reads."""
-
-    @property
-    def draft_stats(self) -> SequenceDraftStats | None:
-        """Its acceptance rate; None if the draft model drafts nothing for this generation."""
-
-    def allowed_draft(self, draft: list[int]) -> list[int]:
-        """The longest beginning of a draft that its grammar allows."""
-
-
-@dataclass(slots=True)
-class DraftRequest:
-    """Draft up to `most` tokens of a sequence into `drafted`."""
-
-    sequence: Sequence
-    draft_stats: SequenceDraftStats
-    most: int
-    drafted: list[int] = field(default_factory=list)
-    n_wanted: int = 0
-    pays: bool = False  # known to save time; else it is a trial
-
-
-class DraftModelRunner:
-    """Drafts greedily, all sequences together: one batch of the draft model for each position.
+class DraftModelRunner(Drafter):
+    """Drafts with a draft model.
 
     A slot of the engine has the same number in the draft model's context. The tokens that a slot holds there
     are compared with the sequence at each request, so that the engine need not report ends, preemptions,
@@ -48,44 +22,13 @@ class DraftModelRunner:
     ) -> None:
         """`n_vocab` is the number of tokens that the main model knows."""
         n_slots = model.plan.context.parallel
-        self.cost_model = cost_model
-        self._model, self._recorder = model, recorder
+        super().__init__(cost_model, recorder, MAX_DRAFTED)
+        self._model = model
         self._n_vocab = n_vocab
         self._held: list[list[int]] = [[] for _ in range(n_slots)]  # tokens by slot
         self._owner: list[Sequence | None] = [None] * n_slots
         self._n_sure = [0] * n_slots  # number of held tokens that are certainly the owner's
-        self._last_s = 0.0  # time of the last run
         self._can_share = model.plan.context.kv_unified
-
-    def draft(self, chunks: Collection[Chunk], generations: Mapping[str, Draftable], spare: int) -> None:
-        """Add drafts to chunks, in equal shares of `spare` rows; `generations` are by sequence id."""
-        requests: dict[str, DraftRequest] = {}
-        for i, chunk in enumerate(chunks):
-            stats, n_left = generations[chunk.sequence.id].draft_stats, chunk.sequence.n_left
-            if stats is None:
-                continue
-            share = -(-spare // (len(chunks) - i))
-            requests[chunk.sequence.id] = DraftRequest(chunk.sequence, stats, min(share, n_left - 1))
-            spare -= share
-        self.run(requests.values())
-        for chunk in chunks:
-            if (request := requests.get(chunk.sequence.id)) is not None:
-                chunk.draft = tuple(generations[chunk.sequence.id].allowed_draft(request.drafted))
-                chunk.by_draft_model = bool(chunk.draft)
-
-    def run(self, requests: Iterable[DraftRequest]) -> None:
-        """Fill in `drafted` of each request; it stays empty if drafts do not pay."""
-        wanted = []
-        for request in requests:
-            request.n_wanted, request.pays = request.draft_stats.length(request.most)
-            if request.n_wanted:
-                wanted.append(request)
-        spent_before = self._recorder.llama.seconds
-        self._continue_drafts(self._follow(wanted))
-        n_tried = sum(len(request.drafted) for request in wanted if not request.pays)
-        if n_trials := sum(not request.pays for request in wanted):
-            seconds = self._recorder.llama.seconds - spent_before
-            self.cost_model.spend(n_tried, seconds * n_trials / len(wanted))
 
     # -- following -------------------------------------------------------------------------------
 

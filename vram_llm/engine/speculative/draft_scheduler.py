@@ -1,31 +1,41 @@
-"""Gives drafts to the sequences of a step: by prompt lookup, else by the draft model."""
+"""Gives drafts to the sequences of a step: by prompt lookup, else by the draft model or the MTP head."""
 
 from collections.abc import Mapping
 from typing import Protocol
 
 from vram_llm.engine.scheduler import Scheduler
 from vram_llm.engine.sequence import Chunk, Sequence
-from vram_llm.engine.speculative.draft_model import Draftable, DraftModelRunner
+from vram_llm.engine.speculative.drafter import Draftable, Drafter
 from vram_llm.engine.speculative.row_cost import RowCost
 
 
 class LookupDraftable(Draftable, Protocol):
-    """A generation that prompt lookup and a draft model can draft for."""
+    """A generation that prompt lookup and a drafter can draft for."""
 
     def draft(self, sequence: Sequence, most: int) -> list[int]:
         """At most `most` tokens that may follow, by prompt lookup."""
 
 
 class DraftScheduler:
-    """Adds drafts to the chunks of a step. `max_rows` is the most rows that the device computes at once."""
+    """Adds drafts to the chunks of a step.
+
+    `max_rows` is the most rows that the device computes at once, `most_rewound` the most of a sequence's last
+    rows that can be taken back. `drafter` drafts where prompt lookup does not.
+    """
 
     def __init__(
-        self, scheduler: Scheduler, row_cost: RowCost, draft_model: DraftModelRunner | None, max_rows: int
+        self,
+        scheduler: Scheduler,
+        row_cost: RowCost,
+        drafter: Drafter | None,
+        *,
+        max_rows: int,
+        most_rewound: int,
     ) -> None:
         self._scheduler = scheduler
         self._row_cost = row_cost
-        self._draft_model = draft_model
-        self._max_rows = max_rows
+        self._drafter = drafter
+        self._max_rows, self._most_rewound = max_rows, most_rewound
 
     def add_drafts(self, chunks: list[Chunk], generations: Mapping[str, LookupDraftable]) -> None:
         """Add drafts if all chunks decode, as many as rows of logits and free cells allow.
@@ -39,11 +49,11 @@ class DraftScheduler:
             return
         if any(c.count > 1 or not c.samples or c.sequence.prompt_logprobs_pending for c in chunks):
             return
-        if self._draft_model is not None and not self._row_cost.is_fresh(len(chunks)):
+        if self._drafter is not None and not self._row_cost.is_fresh(len(chunks)):
             return  # steps without drafts are measured now and then
         for i, chunk in enumerate(chunks):
-            share = -(-spare // (len(chunks) - i))
+            share = min(-(-spare // (len(chunks) - i)), self._most_rewound)
             chunk.draft = tuple(generations[chunk.sequence.id].draft(chunk.sequence, share))
             spare -= len(chunk.draft)
-        if self._draft_model is not None:
-            self._draft_model.draft([chunk for chunk in chunks if not chunk.draft], generations, spare)
+        if self._drafter is not None:
+            self._drafter.draft([chunk for chunk in chunks if not chunk.draft], generations, spare)

@@ -7,7 +7,7 @@ real load. Buffers of virtual devices and of the host take no memory meanwhile.
 """
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vram_llm.errors import ModelRefused, NotBuilt
 from vram_llm.llama import bindings as b
@@ -42,6 +42,14 @@ class Reservation:
     n_tokens: int  # rows of the prompt's graph
     decode_splits: int  # of the graph of a decode step, one row for each sequence
     prompt_splits: int  # of the graph of a full micro-batch
+
+    def with_head(self, head: "Reservation") -> "Reservation":
+        """The same with the compute buffers of the MTP head's context."""
+        owners = self.compute_bytes.keys() | head.compute_bytes.keys()
+        both = {
+            owner: self.compute_bytes.get(owner, 0) + head.compute_bytes.get(owner, 0) for owner in owners
+        }
+        return replace(self, compute_bytes=both)
 
 
 def check() -> None:

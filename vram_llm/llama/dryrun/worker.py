@@ -25,6 +25,7 @@ from vram_llm.llama.dryrun.wire import (
 from vram_llm.machine.types import Device
 from vram_llm.model.header_reader import read_header
 from vram_llm.planner.estimates import MemoryUse
+from vram_llm.planner.mtp import head_context, hidden_bytes
 from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import Context
 
@@ -140,6 +141,7 @@ def _measure_context(
     from vram_llm.llama.adapters import apply_adapters
     from vram_llm.llama.device_samplers import DeviceSamplers
     from vram_llm.llama.dryrun.reservation import reserve_graphs
+    from vram_llm.llama.mtp_head import context_use
     from vram_llm.llama.params import context_params
 
     for device in virtual:
@@ -151,22 +153,31 @@ def _measure_context(
         samplers.put_into(params)
     ctx = _made_context(model, context, params)
     apply_adapters(int(ctx), adapters)
-    reservation = reserve_graphs(model, ctx, context) if virtual or not devices else None
+    head = _with_head(model, int(ctx), context) if context.n_mtp else None
+    is_reserved = bool(virtual) or not devices
+    reservation = reserve_graphs(model, ctx, context) if is_reserved else None
+    if head is not None and reservation is not None:
+        reservation = reservation.with_head(reserve_graphs(model, head, head_context(context)))
     for device in virtual:
         device.set_query(weights=True)
     uses = memory_breakdown.memory_use(int(ctx))
+    if head is not None:
+        for owner, use in context_use(head).items():
+            uses[owner] = uses.get(owner, MemoryUse()) + use
+        b.C.llama_free(head)
+    hidden = MemoryUse(compute_bytes=hidden_bytes(context, b.C.llama_model_n_embd_out(model)))
     b.C.llama_free(ctx)
     samplers.close()
     *on_devices, on_host = (uses.get(owner, MemoryUse()) for owner in (*devices, None))
     if reservation is None:
-        return DryRunReply(devices=on_devices, host=on_host)
+        return DryRunReply(devices=on_devices, host=on_host + hidden)
     compute_bytes = reservation.compute_bytes
     return DryRunReply(
         devices=[
             replace(use, compute_bytes=compute_bytes[owner])
             for use, owner in zip(on_devices, devices, strict=True)
         ],
-        host=replace(on_host, compute_bytes=compute_bytes[None]),
+        host=replace(on_host, compute_bytes=compute_bytes[None]) + hidden,
         graph_splits=reservation.decode_splits,
         prompt_graph_splits=reservation.prompt_splits,
     )
@@ -213,6 +224,14 @@ def _measure_tensor_split(model: int, context: Context, virtual: "Sequence[Virtu
         graph_splits=reservation.decode_splits,
         prompt_graph_splits=reservation.prompt_splits,
     )
+
+
+def _with_head(model: int, ctx: int, context: Context) -> int:
+    """A context for the MTP head of `model`, whose own context `ctx` then gives hidden states."""
+    from vram_llm.llama.mtp_head import give_hidden_states, make_context
+
+    give_hidden_states(ctx, of_all_rows=True)
+    return make_context(model, context)
 
 
 _virtual_devices: dict[tuple[int, "VirtualDeviceConfig"], "VirtualDevice"] = {}

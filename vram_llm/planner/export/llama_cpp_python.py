@@ -201,6 +201,11 @@ def _check(plan: Plan) -> None:
             "llama-cpp-python would put all weights into memory, which does not hold them: use `vram-llm "
             "serve --from-disk`, or --emit llama-server"
         )
+    if plan.context.n_mtp:
+        raise BadPlan(
+            "a script for llama-cpp-python does not use the model's MTP head; use --emit llama-server, or "
+            "plan without --draft"
+        )
     if others := [companion for companion in plan.companions if companion.kind is not CompanionKind.LORA]:
         raise BadPlan(
             f"a script for llama-cpp-python cannot load {others[0].name} with the model; use "

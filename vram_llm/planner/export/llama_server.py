@@ -100,6 +100,7 @@ def settings(
         Setting("--flash-attn", context.flash_attn.value, "LLAMA_ARG_FLASH_ATTN"),
         Setting("--batch-size", str(context.n_batch), "LLAMA_ARG_BATCH"),
         Setting("--ubatch-size", str(context.n_ubatch), "LLAMA_ARG_UBATCH"),
+        *_mtp_settings(context),
         *_thread_settings(plan),
         *_embedding_settings(context),
         *(
@@ -155,6 +156,16 @@ def _thread_settings(plan: Plan) -> tuple[Setting, ...]:
     return (
         *(() if n_threads is None else (Setting("--threads", str(n_threads), "LLAMA_ARG_THREADS"),)),
         *(() if n_threads_batch is None else (Setting("--threads-batch", str(n_threads_batch), None),)),
+    )
+
+
+def _mtp_settings(context: Context) -> tuple[Setting, ...]:
+    if not context.n_mtp:
+        return ()
+    n_drafted = min(context.n_mtp, DRAFTED_TOKENS)  # of each sequence, as rows of logits are planned
+    return (
+        Setting("--spec-type", "draft-mtp", "LLAMA_ARG_SPEC_TYPE"),
+        Setting("--spec-draft-n-max", str(n_drafted), "LLAMA_ARG_SPEC_DRAFT_N_MAX"),
     )
 
 
@@ -218,7 +229,7 @@ def remarks(plan: Plan, exported: ExportedDevices) -> tuple[str, ...]:
     """Lines for the user: the model's name, what to fill in, and how llama-server differs from the plan."""
     context = plan.context
     fewer_rows: tuple[str, ...] = ()
-    has_draft = any(companion.kind is CompanionKind.DRAFT for companion in plan.companions)
+    has_draft = context.n_mtp or any(each.kind is CompanionKind.DRAFT for each in plan.companions)
     n_rows = context.parallel * (1 + DRAFTED_TOKENS if has_draft else 1)
     if context.n_outputs > n_rows:
         fewer_rows = (

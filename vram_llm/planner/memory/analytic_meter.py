@@ -16,12 +16,14 @@ from vram_llm.machine.types import Device, Host
 from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
+from vram_llm.model.rules import RowsCut
 from vram_llm.model.tensors import Tensor
 from vram_llm.planner.estimates import DeviceEstimate, Estimate, HostEstimate, MemoryUse
 from vram_llm.planner.memory.compute_buffers import MIN_COMPUTE_SHARE, PIPELINED_KINDS, ComputeBound
 from vram_llm.planner.memory.host_pool import divide_host_memory
 from vram_llm.planner.memory.lora import AdapterWeights
 from vram_llm.planner.memory.moved_weights import MATRICES, MovedWeights, moved_weights
+from vram_llm.planner.memory.mtp_memory import MtpMemory
 from vram_llm.planner.memory.padded_weights import WeightsByPadding, token_embedding
 from vram_llm.planner.overhead import overhead_bytes
 from vram_llm.planner.padding import pad, padded
@@ -67,12 +69,18 @@ class AnalyticMeter:
         kinds = {device.kind for device in devices}
         self._adapters = AdapterWeights(profile.adapters)
         self._adapter_compute = self._adapters.compute_bytes(profile, context)
+        self._mtp = MtpMemory(profile, context, n_swa_cells)
+        if context.n_mtp:  # the head takes the hidden states of all rows
+            profile = replace(profile, rows_cut=RowsCut.AFTER_NORM)
         self._bound = ComputeBound(profile, context, n_swa_cells, kinds)
         self._compute_share = 1.0
-        layer_contexts = [_layer_context(profile, layer, context, n_swa_cells) for layer in profile.layers]
+        layer_contexts = [
+            _layer_context(profile, layer, context, n_swa_cells) + self._mtp.cache_bytes(layer)
+            for layer in profile.layers
+        ]
         self._context_sums = _sums(layer_contexts if context.kv_offload else [0] * profile.n_layers)
         self._host_context_sums = _sums(layer_contexts)
-        self._padded = WeightsByPadding(profile)
+        self._padded = WeightsByPadding(profile, with_mtp=context.n_mtp > 0)
         self._of_device = {
             dev.id: (
                 self._padded[dev.alignment_bytes, dev.row_padding],
@@ -215,6 +223,7 @@ class AnalyticMeter:
         bound = self._bound.device_bytes(
             first, end, has_output=has_output, n_host=n_host, pipelined=pipelined
         )
+        bound += self._mtp.device_compute_bytes(first, end, has_output=has_output)
         return int((bound + self._adapter_compute) * self._compute_share)
 
     def bytes_without_compute(self, device_id: str, first: int, end: int, has_output: bool) -> int:
@@ -295,6 +304,7 @@ class AnalyticMeter:
             compute = least + (compute - least) * self.context.parallel // self._bound.n_tokens
         if cpu_layers or has_output or any(adapter.input for adapter in self._profile.adapters):
             compute += self._adapter_compute
+        compute += self._mtp.host_compute_bytes(cpu_layers, has_output=has_output)
         companions = self._host.companion_bytes + self._adapters.host_bytes(
             self._host.alignment_bytes, cpu_layers, has_output=has_output
         )
@@ -350,7 +360,8 @@ def _layer_context(profile: ModelProfile, layer: Layer, context: Context, n_swa_
     if context.flash_attn is FlashAttention.OFF and layer.has_values:
         n_value = profile.n_embd_v_gqa_max  # V is transposed; all layers' rows have the same length
     value = row_bytes(KV_TYPES[context.kv_type_v], n_value)
-    return (key + value) * cells + layer.recurrent_state_bytes * context.parallel
+    n_states = context.parallel * (1 + context.n_mtp)  # llama_memory_recurrent, with n_rs_seq
+    return (key + value) * cells + layer.recurrent_state_bytes * n_states
 
 
 def _sums(values: Sequence[int]) -> list[int]:

@@ -19,14 +19,16 @@ class PaddedWeights:
     sharing_sums: list[int]  # [i]: the layers before i that load the shared tensors
 
     @classmethod
-    def of(cls, profile: ModelProfile, alignment: int, row_padding: int) -> "PaddedWeights":
-        """The bytes in buffers of this alignment and row padding."""
+    def of(
+        cls, profile: ModelProfile, alignment: int, row_padding: int, *, with_mtp: bool = False
+    ) -> "PaddedWeights":
+        """The bytes in buffers of this alignment and row padding; `with_mtp`: MTP blocks are loaded."""
         tied = token_embedding(profile) if profile.tied_output else []
         layer_bytes = (
-            0 if layer.is_draft else padded(layer.tensors, alignment, row_padding) for layer in profile.layers
+            0 if layer.is_draft and not with_mtp else padded(layer.tensors, alignment, row_padding)
+            for layer in profile.layers
         )
         return cls(
-            # llama.cpp loads no weights for draft (MTP) blocks unless load_mtp is set
             layer_sums=[0, *accumulate(layer_bytes)],
             first_layer=padded(profile.first_layer_tensors, alignment, row_padding),
             shared=padded(profile.shared_tensors, alignment, row_padding),
@@ -48,12 +50,13 @@ class PaddedWeights:
 class WeightsByPadding(dict[tuple[int, int], PaddedWeights]):
     """A model's weights by alignment and row padding of the buffer, made at first use."""
 
-    def __init__(self, profile: ModelProfile) -> None:
+    def __init__(self, profile: ModelProfile, *, with_mtp: bool = False) -> None:
+        """`with_mtp`: llama.cpp loads MTP blocks (llama_model_params.load_mtp)."""
         super().__init__()
-        self._profile = profile
+        self._profile, self._with_mtp = profile, with_mtp
 
     def __missing__(self, key: tuple[int, int]) -> PaddedWeights:
-        self[key] = found = PaddedWeights.of(self._profile, *key)
+        self[key] = found = PaddedWeights.of(self._profile, *key, with_mtp=self._with_mtp)
         return found
 
 
