@@ -71,17 +71,19 @@ def qwen35(layers: int = 4, d: int = 256, ff: int = 512, vocab: int = 1200) -> M
 HEADS: dict[str, Callable[..., Model]] = {"glm4_moe": glm4_moe, "qwen35": qwen35}
 
 
-def write_agreeing(model: Model, path: Path, common: str = "F32", faintness: float = 0.03) -> Path:
-    """Write a model whose head mostly predicts the model's own next token.
+def write_agreeing(
+    model: Model, path: Path, common: str = "F32", faintness: float = 0.03, *, agrees: bool = True
+) -> Path:
+    """Write a model whose head mostly predicts the model's own next token, or never without `agrees`.
 
     The blocks add only `faintness` to the embedding of the last token, so that it decides the next one; the
-    head takes this embedding as it is and leaves the hidden state out.
+    head takes this embedding as it is and leaves the hidden state out. Without `agrees` it mixes both up.
     """
 
     def weights(name: str, random: _Weights) -> _Weights:
         if "norm" in name:
             return np.ones_like(random)
-        if name.endswith("nextn.eh_proj.weight"):
+        if agrees and name.endswith("nextn.eh_proj.weight"):
             return np.eye(*random.shape, dtype=np.float32)
         if name == "token_embd.weight":
             return random * np.float32(np.sqrt(random.shape[1]))
