@@ -86,3 +86,22 @@ def test_a_model_without_a_head_that_can_draft_is_refused(
     path = write(SMALL[name](), tmp_path / "model.gguf")
     with pytest.raises(BadPlan, match=reason):
         planning.plan(str(path), machine, Workload(draft=MTP, reserve_bytes=0))
+
+
+def test_auto_takes_a_head_that_pays(machine: Machine, tmp_path: Path) -> None:
+    """A head of many layers pays, one of few reads too much; a model without a head is planned as before."""
+    rig, wish = replace(machine, devices=()), Workload(draft="auto", reserve_bytes=0, n_ctx=512)
+    models = {
+        "many": HEADS["qwen35"](layers=16),
+        "few": HEADS["qwen35"](layers=1),
+        "none": SMALL["lfm2"](),
+    }
+    with planning.dry_run() as dry:
+        plans = {
+            name: planning.plan(str(write(model, tmp_path / f"{name}.gguf")), rig, wish, dry, compares=False)
+            for name, model in models.items()
+        }
+    assert {name: plan.context.n_mtp for name, plan in plans.items()} == {"many": 3, "few": 0, "none": 0}
+    assert "times as fast if 7 in 10 drafts are accepted" in plans["many"].notes[-1]
+    assert plans["few"].notes[-1].startswith("no drafts: the MTP head makes the model")
+    assert "has no MTP head" in plans["none"].notes[-1]

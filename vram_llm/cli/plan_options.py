@@ -258,7 +258,7 @@ WORKLOAD_OPTIONS = (
                help=(
         "Draft model: a smaller model of the same vocabulary that drafts tokens for MODEL to verify. It goes "
         "on an idle card, or else on the card with the most free memory. Its context is as long as MODEL's. "
-        "mtp: MODEL's own MTP head, if its file has one."
+        "mtp: MODEL's own MTP head; auto: this head if the file has one and it pays."
     )),
     PlanOption(flags="--threads -t", fields=("n_threads",), type=click.IntRange(1), metavar="N",
                has_default=False, help="CPU threads.  [default: one per core]"),

@@ -4,12 +4,18 @@ from dataclasses import replace
 
 from vram_llm.model import rules
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.types import Context
+from vram_llm.planner.types import Context, Plan
 
 MTP = "mtp"  # the draft model's name for the model's own head; llama-server: --spec-type draft-mtp
+AUTO = "auto"  # in its place: the model's own head if its file has one, and it pays
+WORTH_DRAFTING = 1.1  # predicted gain from which on `auto` takes the head
 MOST_DRAFTED = 8  # tokens at once, by a head of a model that can take back any number of tokens
 MOST_DRAFTED_BY_STATES = 3  # by a head of a hybrid, which keeps a state for each: --spec-draft-n-max
 _F32_BYTES = 4
+_ACCEPTANCE_RATE = (
+    0.7  # of a draft token whose predecessors were accepted; assumed, as by the engine at first
+)
+_LEAST_ROW = 0.05  # of a step, for one more row
 
 
 def mtp_refusal(profile: ModelProfile) -> str | None:
@@ -38,6 +44,31 @@ def mtp_refusal(profile: ModelProfile) -> str | None:
 def most_drafted(profile: ModelProfile) -> int:
     """The most tokens that a model's head drafts at once."""
     return MOST_DRAFTED if profile.can_rewind else MOST_DRAFTED_BY_STATES
+
+
+def expected_gain(profile: ModelProfile) -> float:
+    """Tokens per second of one stream with the model's head, against without, from bytes read for a step.
+
+    A drafted token costs what the head and the output read, and a row of the model: its other experts. Seven
+    of ten drafts are assumed to be accepted; the engine measures that, and drafts less where they are not.
+    """
+    active = profile.active_bytes_per_token
+    used = profile.n_expert_used / profile.n_expert if profile.n_expert else 0.0
+    blocks = [layer for layer in profile.layers if layer.is_draft][:1]
+    head = sum(layer.bytes - layer.expert_bytes * (1 - used) for layer in blocks)
+    head += profile.token_embd_bytes if profile.tied_output else profile.output_bytes
+    experts = sum(layer.expert_bytes for layer in profile.layers if not layer.is_draft) * used
+    price = (head + experts * (1 - used)) / active + _LEAST_ROW
+    return max(
+        sum(_ACCEPTANCE_RATE**i for i in range(n + 1)) / (1 + n * price)
+        for n in range(1 + most_drafted(profile))
+    )
+
+
+def head_costs_room(plain: Plan, drafting: Plan) -> bool:
+    """Whether the plan with the head has more layers or moved weights on the host than the one without."""
+    one, other = plain.placement, drafting.placement
+    return other.cpu_layers > one.cpu_layers or len(other.overrides) > len(one.overrides)
 
 
 def head_context(context: Context) -> Context:

@@ -1,5 +1,6 @@
 """Plans, comparisons and downloads."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
@@ -21,7 +22,14 @@ from vram_llm.model.header import Header
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import ModelProfile, profile, with_adapters
 from vram_llm.model.projector import read_projector
-from vram_llm.planner.mtp import MTP
+from vram_llm.planner.mtp import (
+    AUTO,
+    MTP,
+    WORTH_DRAFTING,
+    expected_gain,
+    head_costs_room,
+    mtp_refusal,
+)
 from vram_llm.planner.types import HOST, CompanionKind
 from vram_llm.units import format_bytes
 from vram_llm.workflows.argument_types import check_field_types, check_type
@@ -69,6 +77,8 @@ def plan(
     check_type("workload", workload, Workload)
     check_field_types(workload)
     with nullcontext(dry) if dry is not None else dry_run() as asked:
+        if workload.draft == AUTO:
+            return _plan_with_auto_draft(model, machine, workload, asked, compares=compares)
         files = PlannedFiles.read(model, workload)
         if isinstance(files.model.path, Path):
             machine = with_disk(machine, files.model.path)
@@ -81,6 +91,36 @@ def plan(
             if not machine.host.what_if and error.host_is_short and (holder := largest_process()) is not None:
                 raise error.with_remark(f"of the other programs {holder}") from None
             raise
+
+
+def _plan_with_auto_draft(
+    model: str, machine: "Machine", workload: "Workload", dry: "DryRun", *, compares: bool
+) -> "Plan":
+    """The plan with the model's own MTP head if that pays; else without it. A note says why."""
+    without = dataclasses.replace(workload, draft=None)
+    plain = plan(model, machine, without, dry, compares=compares)
+
+    def noted(chosen: "Plan", note: str) -> "Plan":
+        return dataclasses.replace(chosen, notes=(*chosen.notes, note))
+
+    own = profile(read_header(resolve(model)))
+    if plain.context.pooling is not None or workload.from_disk:
+        return noted(plain, "no drafts: they are for models in memory that generate text")
+    if (reason := mtp_refusal(own)) is not None:
+        return noted(plain, f"no drafts: {reason}")
+    gain = expected_gain(own)
+    if gain < WORTH_DRAFTING:
+        return noted(plain, f"no drafts: the MTP head makes the model {gain:.2f} times as fast (estimated)")
+    wish = dataclasses.replace(without, draft=MTP, n_ctx=plain.context.n_ctx, largest_ctx=False)
+    with contextlib.suppress(DoesNotFit):
+        drafting = plan(model, machine, wish, dry, compares=compares)
+        if not head_costs_room(plain, drafting):
+            return noted(
+                drafting,
+                f"the model's MTP head drafts: {gain:.2f} times as fast if 7 in 10 drafts are accepted "
+                "(estimated)",
+            )
+    return noted(plain, "no drafts: the model's MTP head would move weights to the host")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,6 +138,8 @@ class PlannedFiles:
     @classmethod
     def read(cls, model: str, workload: "Workload") -> "PlannedFiles":
         """Raises the errors of `analyze`, which name the file."""
+        if workload.draft == AUTO:
+            raise BadPlan("--draft auto is for a single model; name a draft model, or mtp for its own head")
         header = read_header(resolve(model))
         loras = tuple(read_header(lora.path) for lora in workload.loras)
         own = with_adapters(profile(header), loras)
