@@ -74,11 +74,7 @@ class LoadedModel:
         try:
             self._adapters = load_adapters(
                 self._model,
-                [
-                    (companion.path, companion.scale)
-                    for companion in plan.companions
-                    if companion.kind is CompanionKind.LORA
-                ],
+                [(lora.path, lora.scale) for lora in plan.companions if lora.kind is CompanionKind.LORA],
             )
             self.vocab = Vocab(C.llama_model_get_vocab(self._model))
             n_attached = plan.context.parallel if plan.context.backend_sampling else 0
@@ -92,13 +88,10 @@ class LoadedModel:
         apply_adapters(self._ctx, self._adapters)
         self.mtp_head: MtpHead | None = None
         try:
-            if plan.context.n_mtp:
-                give_hidden_states(self._ctx, of_all_rows=True)
-                self.mtp_head = MtpHead(self._model, plan.context)
+            self.mtp_head = self._make_head()
             self.images = self._read_images(servers)
         except VramLLMError:
-            self._free_head()
-            C.llama_free(self._ctx)
+            self._free_contexts()
             self._free_model()
             raise
         self._using: tuple[int, ...] = tuple(range(len(self._adapters)))
@@ -144,6 +137,13 @@ class LoadedModel:
                 f"tokens: {b.last_errors() or 'it gives no reason'}; try a smaller --n-ctx"
             )
         return int(ctx)
+
+    def _make_head(self) -> MtpHead | None:
+        """The plan's MTP head; None if it has none."""
+        if not self.plan.context.n_mtp:
+            return None
+        give_hidden_states(self._ctx, of_all_rows=True)
+        return MtpHead(self._model, self.plan.context)
 
     def _read_images(self, servers: Servers) -> ImageReader | None:
         """The plan's projector, on its device; None if the plan has none."""
@@ -312,14 +312,14 @@ class LoadedModel:
         """Free projector, context and model. Once only."""
         if self.images is not None:
             self.images.close()
-        self._free_head()
-        C.llama_free(self._ctx)
+        self._free_contexts()
         self._attached.close()
         self._free_model()
 
-    def _free_head(self) -> None:
+    def _free_contexts(self) -> None:
         if self.mtp_head is not None:
             self.mtp_head.close()
+        C.llama_free(self._ctx)
 
     def _free_model(self) -> None:
         if self._on_disk is not None:

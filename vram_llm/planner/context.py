@@ -49,13 +49,6 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
     if wants_largest_context(workload) and workload.draft is not None:
         raise BadPlan("a draft model takes as much context as the model: with --draft, give --n-ctx a number")
     pooling = workload.pooling or profile.pooling
-    n_mtp = 0
-    if workload.draft == MTP and (reason := mtp_refusal(profile)) is not None:
-        raise BadPlan(reason)
-    if workload.draft == MTP and workload.from_disk:
-        raise BadPlan("an MTP head needs its weights in memory: leave --draft mtp or --from-disk out")
-    if workload.draft == MTP:
-        n_mtp = most_drafted(profile)
     if pooling is not None and workload.draft is not None:
         raise BadPlan("embeddings are not drafted: leave --draft out")
     trained = profile.context_length or Workload.DEFAULT_N_CTX
@@ -104,10 +97,21 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         backend_sampling=pooling is None and _samples_on_device(machine, workload),
         op_offload=bool(workload.op_offload),
         kv_offload=workload.kv_offload is not False,
-        n_mtp=n_mtp,
+        n_mtp=_n_mtp(profile, workload),
         resident_bytes=0 if workload.from_disk else None,
     )
     return context if pooling is None else _for_embeddings(profile, context, is_whole)
+
+
+def _n_mtp(profile: ModelProfile, workload: Workload) -> int:
+    """The most tokens that the model's own MTP head drafts; 0 if it is not asked for. Raises BadPlan."""
+    if workload.draft != MTP:
+        return 0
+    if (reason := mtp_refusal(profile)) is not None:
+        raise BadPlan(reason)
+    if workload.from_disk:
+        raise BadPlan("an MTP head needs its weights in memory: leave --draft mtp or --from-disk out")
+    return most_drafted(profile)
 
 
 def _is_unmapped(device: Device) -> bool:

@@ -154,16 +154,14 @@ def _measure_context(
     ctx = _made_context(model, context, params)
     apply_adapters(int(ctx), adapters)
     head = _with_head(model, int(ctx), context) if context.n_mtp else None
-    is_reserved = bool(virtual) or not devices
-    reservation = reserve_graphs(model, ctx, context) if is_reserved else None
+    reservation = reserve_graphs(model, ctx, context) if virtual or not devices else None
     if head is not None and reservation is not None:
         reservation = reservation.with_head(reserve_graphs(model, head, head_context(context)))
     for device in virtual:
         device.set_query(weights=True)
     uses = memory_breakdown.memory_use(int(ctx))
     if head is not None:
-        for owner, use in context_use(head).items():
-            uses[owner] = uses.get(owner, MemoryUse()) + use
+        _add_uses(uses, context_use(head))
         b.C.llama_free(head)
     hidden = MemoryUse(compute_bytes=hidden_bytes(context, b.C.llama_model_n_embd_out(model)))
     b.C.llama_free(ctx)
@@ -232,6 +230,11 @@ def _with_head(model: int, ctx: int, context: Context) -> int:
 
     give_hidden_states(ctx, of_all_rows=True)
     return make_context(model, context)
+
+
+def _add_uses(uses: dict[int | None, MemoryUse], more: dict[int | None, MemoryUse]) -> None:
+    for owner, use in more.items():
+        uses[owner] = uses.get(owner, MemoryUse()) + use
 
 
 _virtual_devices: dict[tuple[int, "VirtualDeviceConfig"], "VirtualDevice"] = {}
