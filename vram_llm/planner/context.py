@@ -9,6 +9,7 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.mtp import MTP, most_drafted, mtp_refusal
 from vram_llm.planner.padding import pad
+from vram_llm.planner.tensor_split import SplitChoice
 from vram_llm.planner.types import BackendSampling, Context, FlashAttention, Objective, Workload
 
 CTX_STEP = 256  # llama.cpp pads the tokens of a sequence to a multiple of it
@@ -111,6 +112,8 @@ def _n_mtp(profile: ModelProfile, workload: Workload) -> int:
         raise BadPlan(reason)
     if workload.from_disk:
         raise BadPlan("an MTP head needs its weights in memory: leave --draft mtp or --from-disk out")
+    if workload.split_mode is not SplitChoice.LAYER:
+        raise BadPlan("an MTP head is not used with a tensor split: leave --draft mtp or the split mode out")
     return most_drafted(profile)
 
 
