@@ -10,6 +10,8 @@ from vram_llm.planner.types import Context, FlashAttention
 
 _JOINED_ROWS = 10  # for each token: hidden state, embedding, their norms, both joined, and the inputs
 
+_STATE_COPIES = 2  # of each state to go back to, in a compute buffer
+
 
 class MtpMemory:
     """Bytes of the head's context; all 0 if `context` has no head. Cache is exact, compute a bound."""
@@ -38,11 +40,21 @@ class MtpMemory:
         A block is about as large as the layer in front of it.
         """
         n_trunk = self._profile.n_layers - self._profile.n_draft_layers
-        if self._bound is None or not (has_output or end > n_trunk):
+        if self._bound is None:
             return 0
-        return self._joined + self._bound.device_bytes(
-            n_trunk - 1, n_trunk, has_output=has_output, n_host=0, pipelined=False
+        states = self._states_bytes(first, end)
+        if not (has_output or end > n_trunk):
+            return states
+        return (
+            states
+            + self._joined
+            + self._bound.device_bytes(n_trunk - 1, n_trunk, has_output=has_output, n_host=0, pipelined=False)
         )
+
+    def _states_bytes(self, first: int, end: int) -> int:
+        """Bytes for the states to go back to, which a recurrent layer's graph computes and copies."""
+        largest = max((layer.recurrent_state_bytes for layer in self._profile.layers[first:end]), default=0)
+        return _STATE_COPIES * largest * self._context.n_mtp * self._context.parallel
 
     def host_compute_bytes(self, n_host: int, *, has_output: bool) -> int:
         """Compute bytes of the host that has `n_host` layers, and its hidden states."""
