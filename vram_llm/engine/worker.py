@@ -64,8 +64,10 @@ class Worker:
         start = next(message for message in messages if isinstance(message, wire.Start))
 
         model, draft = self._load(start.plan, start.extra_buffers)
-        for each in filter(None, (model, model.mtp_head, draft)):
+        for each in filter(None, (model, draft)):
             each.note_batch = self._heartbeat.note_batch
+        if model.mtp_head is not None:
+            model.mtp_head.note_batch = self._heartbeat.note_batch
         self._channel.send(wire.Ready(_model_info(model, draft, start.model_name)))
         if start.plan.context.pooling is None:
             self._generate(Loop(model, draft, lambda ids: self._channel.send(wire.Waiting(ids))), model)
