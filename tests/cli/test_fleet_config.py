@@ -254,6 +254,10 @@ def test_models_as_arguments(tmp_path: Path) -> None:
     one = read_serve(["a.gguf", "--ttl", "10m"]).fleet
     assert one is not None
     assert [model.ttl_s for model in one.spec.models] == [600.0]
+    missing = read_serve(["missing.gguf", "b=other.gguf"]).fleet
+    assert missing is not None
+    with pytest.raises(BadConfig, match=r"^there is no file missing\.gguf"):
+        missing.check_sources()
     (tmp_path / "fleet.yaml").touch()
     with pytest.raises(
         BadConfig, match=r"is no model; if it is a configuration, write --config .*fleet\.yaml"

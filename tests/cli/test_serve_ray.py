@@ -1,4 +1,4 @@
-"""`serve --ray` and `worker --ray` as far as they go without Ray; `bench/ray_nodes.py` has the rest."""
+"""`serve --ray` and `worker --ray` without Ray; tests/fleet/ray/test_cluster.py has the rest."""
 
 import sys
 from pathlib import Path

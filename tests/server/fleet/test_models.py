@@ -68,8 +68,9 @@ async def test_orders(client: httpx.AsyncClient, served: FleetUnderTest) -> None
         assert (await client.post(f"/models/{path}", json={"model": name})).status_code == status
     await client.post("/models/load", json={"model": "chat"})
     await client.post("/models/sleep", json={})
-    await until(lambda: len(served.fleet.orders) == 3, "orders")
-    assert served.fleet.orders[1:] == [("load", "chat"), ("sleep", None)]
+    await client.post("/models/sleep")
+    await until(lambda: len(served.fleet.orders) == 4, "orders")
+    assert served.fleet.orders[1:] == [("load", "chat"), ("sleep", None), ("sleep", None)]
 
 
 async def test_an_order_to_load_that_waits_is_taken_back(

@@ -139,9 +139,10 @@ def test_a_question_about_a_model_that_is_not_the_first(served: ServedFile) -> N
 
 def test_hangup_with_a_broken_file_keeps_the_old_one(served: ServedFile) -> None:
     client, engines, n_lines = served.server.client, served.engines(), len(served.server._said)
-    served.write(served.text.replace("preload: true", "preload: perhaps"))
+    served.write("drain-timeout: 7\n" + served.text.replace("preload: true", "preload: perhaps"))
     line = served.log_after(n_lines, "stays as it is")
-    assert "fleet.yaml:6: preload" in line
+    assert "fleet.yaml:7: preload" in line
+    assert not any("after a restart" in each for each in served.server._said[n_lines:])
     assert served.engines() == engines
     assert set(_states(client)) == {"one", "gpt-4o", "two"}
 
@@ -149,8 +150,9 @@ def test_hangup_with_a_broken_file_keeps_the_old_one(served: ServedFile) -> None
 def test_hangup_changes_only_what_the_file_changes(served: ServedFile) -> None:
     client, engines, n_lines = served.server.client, served.engines(), len(served.server._said)
     folder = served.path.parent
-    served.write(f"{served.text}  - name: three\n    source: {folder}/three.gguf\n")
-    assert "new: three" in served.log_after(n_lines, "read again")
+    served.write(f"drain-timeout: 7\n{served.text}  - name: three\n    source: {folder}/three.gguf\n")
+    assert served.log_after(n_lines, "read again").endswith("read again; new: three\n")
+    assert "drain-timeout: used after a restart" in served.log_after(n_lines, "restart of the server")
     assert engines.items() <= served.engines().items()
     assert _answer(client, "three") != _answer(client, "one")
     served.write(served.text)

@@ -84,7 +84,7 @@ def orders_router(fleet: ServedFleet, models: RoutedModels, reloader: Reloader) 
     )
     async def sleep(http: Request) -> OrderReply:
         reloader.check_allowed()
-        asked = (await read_fields(SleepFields, http)).model
+        asked = (await read_fields(SleepFields, http)).model if _has_body(http) else None
         name = meant(asked) if asked else None
         return begin(fleet.sleep(name), name or "all models")
 
@@ -95,6 +95,10 @@ def orders_router(fleet: ServedFleet, models: RoutedModels, reloader: Reloader) 
         return OrderReply()
 
     return router
+
+
+def _has_body(http: Request) -> bool:
+    return "transfer-encoding" in http.headers or http.headers.get("content-length", "0") != "0"
 
 
 async def _done(work: Coroutine[Any, Any, None], name: str) -> None:
