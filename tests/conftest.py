@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from scripts.build_args import SetupError
 from scripts.fetch_templates import fetched_templates
 from tests.cli.running import end_shared_dry_run
+from tests.process_marks import may_choose
 from tests.workers import running_workers
 from tools.random_model import write_llama
 from vram_llm.cli.configured_command import CONFIG_DIR_VARIABLE
@@ -92,6 +93,14 @@ _LONGEST_FILES = frozenset(
         "server/test_schemathesis", "server/test_soak", "test_docs", "test_examples", "test_journeys",
     )
 )  # fmt: skip
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files without a test that -m chooses: each process of pytest-xdist imports all others."""
+    if not collection_path.name.startswith("test_") or collection_path.suffix != ".py":
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    return None if may_choose(text, config.getoption("markexpr")) else True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,6 +12,8 @@ from multiprocessing.context import BaseContext
 
 import pytest
 
+from tests.process_marks import may_choose
+
 NOTHING = [sys.executable, "-c", ""]
 METHODS: dict[str, BaseContext] = {
     "fork": multiprocessing.get_context("fork"),
@@ -63,3 +65,19 @@ def test_a_pool_of_processes_is_refused(method: str) -> None:
 @pytest.mark.process
 def test_a_test_with_the_marker_may_start_one() -> None:
     assert subprocess.run(NOTHING, check=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "with_processes", "without"),
+    [
+        ("pytestmark = pytest.mark.process\n", True, False),
+        ("pytestmark = [\n    pytest.mark.process,\n    other,\n]\n", True, False),
+        ("@pytest.mark.process\ndef test() -> None: ...\n", True, True),
+        ("from tests.other import pytestmark\n", True, True),
+        ("def test() -> None: ...\n", False, True),
+    ],
+)
+def test_files_that_have_no_chosen_test(text: str, with_processes: bool, without: bool) -> None:
+    assert may_choose(text, "process") is with_processes
+    assert may_choose(text, "not process") is without
+    assert may_choose(text, "")
