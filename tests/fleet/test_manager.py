@@ -367,6 +367,7 @@ async def test_an_order_that_comes_as_a_load_ends_is_carried_out(plan: FleetPlan
         order = asyncio.create_task(fleet.unload("c"))
         await soon(asyncio.gather(load, order))
         assert (states(fleet)["c"], engines.latest("c").state) == (UNLOADED, "dead")
+        engines.hold.clear()
         async with fleet.lease("c") as engine:
             assert engine is engines.latest("c") is not engines.made[2]
 
