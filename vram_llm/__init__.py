@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from vram_llm.workflows.quantizations import quantizations
     from vram_llm.workflows.saved_plans import check, load_plan
     from vram_llm.workflows.serving import serve
+    from vram_llm.workflows.tuning.run import tune
     from vram_llm.workflows.verification import verify
 
 _MODULES = {
@@ -80,6 +81,7 @@ _MODULES = {
     "vram_llm.workflows.quantizations": ("quantizations",),
     "vram_llm.workflows.saved_plans": ("check", "load_plan"),
     "vram_llm.workflows.serving": ("serve",),
+    "vram_llm.workflows.tuning.run": ("tune",),
     "vram_llm.workflows.verification": ("verify",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -125,6 +127,7 @@ __all__ = [
     "pull",
     "quantizations",
     "serve",
+    "tune",
     "verify",
 ]
 

@@ -24,6 +24,7 @@ from vram_llm.planner.types import PLAN_VERSION, Plan
 from vram_llm.workflows.diagnosis import Diagnosis
 from vram_llm.workflows.model_list import ListedModel
 from vram_llm.workflows.quantizations import Quantizations
+from vram_llm.workflows.tuning.results import TuneResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,7 @@ DOCUMENTS: Mapping[str, type] = {
     "models": ListedModels,
     "plan": Plan,
     "quantizations": Quantizations,
+    "tune": TuneResult,
     "verify": Certificate,
     "watch": Snapshot,
 }

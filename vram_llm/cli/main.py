@@ -20,6 +20,7 @@ _COMMANDS = {
     "analyze": "Show a model file's sizes, layer by layer.",
     "bench": "Measure a plan's speed next to the expected one, or a running server under load.",
     "calibrate": "Measure how fast llama.cpp computes on each device, for later plans.",
+    "tune": "Measure the best few plans on this machine, and keep the fastest for `plan` and `serve`.",
     "plan": "Show which layers go on which device, and how many bytes each device holds.",
     "serve": "Plan a model, load it, and serve it with an OpenAI endpoint.",
     "config": "Show the options that `serve` would use and where each comes from, or a template of a file.",

@@ -297,6 +297,9 @@ WORKLOAD_OPTIONS = (
     )),
     PlanOption(flags="--expect-streams", fields=("expect_streams",), type=click.IntRange(1, 256),
                help="Sequences that decode at the same time, assumed when predicting speed."),
+    PlanOption(flags="--tuned/--no-tuned", fields=("use_tuned",), help=(
+        "Use the plan that `vram-llm tune` measured to be the fastest for this model, machine and workload."
+    )),
     PlanOption(flags="--pooling", fields=("pooling",), type=_choice(Pooling), has_default=False,
                to_field=Pooling, help=(
         "Compute embeddings instead of text, from the mean of the tokens, the first token (cls) or the last "

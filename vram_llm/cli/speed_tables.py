@@ -68,7 +68,9 @@ def print_records(records: Mapping[str, CalibrationRecord]) -> None:
         console.print(
             Text(
                 f"{name}: measured {record.measured_at[:10]} by vram-llm {record.vram_llm}, llama-cpp-python "
-                f"{record.llama_cpp_python}" + (f", driver {record.driver}" if record.driver else ""),
+                f"{record.llama_cpp_python}"
+                + (f", driver {record.driver}" if record.driver else "")
+                + (f", by tune with {record.tuned_with}" if record.tuned_with else ""),
                 style="dim",
             )
         )

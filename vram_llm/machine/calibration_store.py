@@ -58,6 +58,7 @@ class CalibrationRecord(msgspec.Struct, frozen=True, kw_only=True):
     llama_cpp_python: str
     driver: str | None = None
     worker_bytes: int | None = None  # total memory of a worker's device
+    tuned_with: str | None = None  # the model whose plans `tune` measured; None: `calibrate` measured it
 
     @property
     def speed(self) -> Speed:
@@ -120,7 +121,14 @@ def device_key(device: Device | Host) -> str | None:
     return device.uuid or device.pci_bus_id or ggml_key
 
 
-def new_record(device: Device | Host, speed: Speed, link: Link | None, residual: float) -> CalibrationRecord:
+def new_record(
+    device: Device | Host,
+    speed: Speed,
+    link: Link | None,
+    residual: float,
+    *,
+    tuned_with: str | None = None,
+) -> CalibrationRecord:
     """The record of a measurement that this program has just made; `residual` is its relative error."""
     return CalibrationRecord(
         name=device.cpu_name or device.name if isinstance(device, Host) else device.name,
@@ -143,6 +151,7 @@ def new_record(device: Device | Host, speed: Speed, link: Link | None, residual:
         llama_cpp_python=json_store.llama_cpp_version(),
         driver=_driver(device),
         worker_bytes=_worker_bytes(device),
+        tuned_with=tuned_with,
     )
 
 

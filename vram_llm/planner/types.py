@@ -106,6 +106,7 @@ class Workload:
     objective: Objective = Objective.LATENCY
     expect_depth: int | None = None  # context depth in tokens of an average decode step
     expect_streams: int = 1  # sequences that decode at the same time; the objective uses it
+    use_tuned: bool = True  # take the plan that `tune` measured for this model and machine, if there is one
 
     DEFAULT_N_BATCH = 2048  # llama.cpp's defaults
     DEFAULT_N_UBATCH = 512

@@ -194,7 +194,10 @@ def _planned(
     rig = machine_within(allowed, ids, budgets, model.workload.reserve_bytes)
     rig = dataclasses.replace(rig, notes=())  # the fleet's plan has them
     try:
-        return way_of(planning.plan(model.source, rig, model.workload, dry, compares=False), rig)
+        alone = dataclasses.replace(
+            model.workload, use_tuned=False
+        )  # it was tuned with the devices to itself
+        return way_of(planning.plan(model.source, rig, alone, dry, compares=False), rig)
     except DoesNotFit as error:
         raise DoesNotFit(f"{model.name}: {error}", short_bytes=error.short_bytes) from None
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vram_llm.errors import (
     BadPlan,
+    BadSplit,
     DoesNotFit,
     EngineDied,
     ModelFileError,
@@ -18,6 +19,7 @@ from vram_llm.errors import (
 from vram_llm.machine.disk_store import with_disk
 from vram_llm.machine.host import largest_process
 from vram_llm.model.draft_compatibility import facts_of, head_refusal, mismatch
+from vram_llm.model.file_identity import FileIdentity
 from vram_llm.model.header import Header
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import ModelProfile, profile, with_adapters
@@ -36,6 +38,7 @@ from vram_llm.workflows.argument_types import check_field_types, check_type
 from vram_llm.workflows.detection import analyze
 from vram_llm.workflows.model_names import resolve
 from vram_llm.workflows.nearby_files import nearby_files
+from vram_llm.workflows.tuning.kept import kept_plan
 
 if TYPE_CHECKING:
     from vram_llm.llama.dryrun.client import DryRun
@@ -63,9 +66,10 @@ def plan(
     """The plan for running `model` on `machine`, confirmed by llama.cpp's own dry run.
 
     A `workload` of None means all defaults. Several plans may share `dry`; without it, the plan starts its
-    own dry run. If the dry run fails, the plan has the analytic meter's figures, and a note says why. Without
-    `compares` the plan has no alternatives, and is made in less than half of the time. Raises the errors of
-    `analyze`, TypeError, DoesNotFit, BadSplit, BadPlan, and ModelRefused if llama.cpp does not know the
+    own dry run. If the dry run fails, the plan has the analytic meter's figures, and a note says why. A
+    plan that `tune` keeps for this model, machine and workload is taken if it still fits. Without `compares`
+    the plan has no alternatives, and is made in less than half of the time. Raises the errors of `analyze`,
+    TypeError, DoesNotFit, BadSplit, BadPlan, and ModelRefused if llama.cpp does not know the
     model.
     """
     from vram_llm.machine.types import Machine
@@ -82,6 +86,16 @@ def plan(
         files = PlannedFiles.read(model, workload)
         if isinstance(files.model.path, Path):
             machine = with_disk(machine, files.model.path)
+        kept = kept_plan(files.identities, files.profile, machine, workload)
+        if kept is not None and kept.workload is not None:
+            try:
+                noted = dataclasses.replace(machine, notes=(kept.note, *machine.notes))
+                return _plan_with_found_files(files, noted, kept.workload, asked, compares=compares)
+            except (DoesNotFit, BadPlan, BadSplit, ModelRefused, NotBuilt, EngineDied) as error:
+                why = str(error).partition(";")[0]
+                machine = _with_notes(machine, f"the plan tuned on {kept.tuned_on} is not used: {why}")
+        elif kept is not None:
+            machine = _with_notes(machine, kept.note)
         try:
             return _plan_with_found_files(files, machine, workload, asked, compares=compares)
         except (NotBuilt, EngineDied) as error:
@@ -134,6 +148,12 @@ class PlannedFiles:
     draft: Header | None
     has_found_mmproj: bool = False  # in the model's folder, not given
     notes: tuple[str, ...] = ()
+
+    @property
+    def identities(self) -> tuple[FileIdentity, ...]:
+        """The files of the model, then those of its companions."""
+        companions = (*self.loras, *(each for each in (self.mmproj, self.draft) if each is not None))
+        return (*self.profile.files, *(file for header in companions for file in header.files))
 
     @classmethod
     def read(cls, model: str, workload: "Workload") -> "PlannedFiles":

@@ -1,0 +1,103 @@
+"""Candidates near a plan: each can be planned again, and none changes what the user has set."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests import zoo
+from vram_llm.machine.detect import what_if
+from vram_llm.machine.types import Host, Machine
+from vram_llm.model.header_reader import read_header
+from vram_llm.model.profile import ModelProfile, profile
+from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.tensor_split import TensorSplit
+from vram_llm.planner.tuning.choice import choice_of, renamed, workload_of
+from vram_llm.planner.tuning.proposals import Proposal, TuneFacts, proposals, splits
+from vram_llm.planner.types import Workload
+from vram_llm.units import GIB
+
+HOST = Host(name="desk", cores=8, total_bytes=64 * GIB, available_bytes=60 * GIB)
+WISH = Workload(n_ctx=8192, parallel=1, reserve_bytes=0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
+    path = tmp_path_factory.mktemp("models") / "49b.gguf"
+    zoo.write(zoo.nemotron_49b(), path, "Q4_K")
+    return profile(read_header(str(path)))
+
+
+def facts(
+    model: ModelProfile, workload: Workload = WISH, rig: str = "2x RTX 3090", **more: object
+) -> TuneFacts:
+    machine: Machine = what_if([rig], HOST)
+    plan = make_plan(model, machine, workload)
+    return TuneFacts(profile=model, machine=machine, workload=workload, plan=plan, **more)  # type: ignore[arg-type]  # fields of TuneFacts
+
+
+def names(found: list[Proposal]) -> list[str]:
+    return [each.name for each in found]
+
+
+def test_every_choice_plans_its_candidate_again(model: ModelProfile) -> None:
+    own = facts(model)
+    for name, choice in list(splits(own))[:4]:
+        again = make_plan(model, own.machine, workload_of(own.workload, choice, 8192), compares=False)
+        assert choice_of(again.placement, again.context) == choice, name
+
+
+def test_splits_micro_batches_and_alternatives_take_turns(model: ModelProfile) -> None:
+    found = names(proposals(facts(model)))
+    assert any("GPU0:" in name for name in found[:4])
+    assert any(name.startswith("micro-batches") for name in found[:6])
+    assert len(found) == len(set(found))
+
+
+def test_a_choice_that_is_dictated_is_kept(model: ModelProfile) -> None:
+    split = replace(WISH, tensor_split=TensorSplit((1, 1)), n_ubatch=256)
+    found = proposals(facts(model, split))
+    assert not [each for each in found if each.choice.n_ubatch not in (None, 256)]
+    assert {each.choice.tensor_split for each in found} <= {
+        choice_of(*_placed(facts(model, split))).tensor_split
+    }
+
+
+def test_kv_types_only_if_they_are_allowed(model: ModelProfile) -> None:
+    assert {each.choice.kv_type_k for each in proposals(facts(model))} == {"f16"}
+    allowed = proposals(facts(model, kv_types=("q8_0",)))
+    assert {each.choice.kv_type_k for each in allowed} == {"f16", "q8_0"}
+
+
+def test_threads_only_if_the_host_computes(model: ModelProfile) -> None:
+    assert not [each for each in proposals(facts(model, thread_counts=(4, 8))) if each.choice.n_threads]
+    spilled = facts(model, rig="RTX 3060", thread_counts=(4, 7))
+    assert {each.choice.n_threads for each in proposals(spilled)} >= {None, 4, 7}
+
+
+def test_the_context_stays(model: ModelProfile) -> None:
+    own = facts(model)
+    for each in proposals(own):
+        wish = workload_of(own.workload, each.choice, own.plan.context.n_ctx)
+        assert (wish.n_ctx, wish.parallel, wish.use_tuned) == (8192, 1, False)
+
+
+def test_devices_of_another_name() -> None:
+    choice = choice_of(*_two())
+    other = renamed(choice, {"GPU0": "GPU1", "GPU1": "GPU0"})
+    assert other.tensor_split == "GPU1=1,GPU0=3"
+    assert renamed(other, {"GPU0": "GPU1", "GPU1": "GPU0"}) == choice
+
+
+def _placed(own: TuneFacts):  # type: ignore[no-untyped-def]  # a pair for choice_of
+    return own.plan.placement, own.plan.context
+
+
+def _two():  # type: ignore[no-untyped-def]  # a pair for choice_of
+    from vram_llm.planner.llama_split import placement_of
+    from vram_llm.planner.types import Context
+
+    context = Context(
+        n_ctx=512, parallel=1, kv_type_k="f16", kv_type_v="f16", n_batch=512, n_ubatch=512, n_threads=1,
+        use_mmap=True, pipeline_copies=True,
+    )  # fmt: skip
+    return placement_of(["GPU0", "GPU1"], [0, 1, 1, 1]), context

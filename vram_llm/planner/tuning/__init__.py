@@ -1,0 +1,1 @@
+"""Which plans `tune` measures, for how long, and which of them is the fastest: pure functions."""

@@ -1,0 +1,108 @@
+"""Candidates of `tune`: planned to the byte before they are loaded, then visited."""
+
+import statistics
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vram_llm.errors import BadPlan, BadSplit, DoesNotFit, EngineDied, ModelRefused, NotBuilt
+from vram_llm.planner.tuning.choice import TunedChoice, choice_of, workload_of
+from vram_llm.planner.tuning.proposals import TuneFacts, placed, split_name
+from vram_llm.planner.tuning.scores import RequestShape, VisitTimes, noise
+from vram_llm.workflows import planning
+from vram_llm.workflows.tuning.results import TuneRow
+
+if TYPE_CHECKING:
+    from vram_llm.llama.dryrun.client import DryRun
+    from vram_llm.model.header import Header
+    from vram_llm.planner.types import Plan
+
+
+@dataclass(slots=True, eq=False)
+class TuneCandidate:
+    """A plan that is measured, and all that is known of it."""
+
+    name: str
+    choice: TunedChoice
+    plan: "Plan"
+    visits: list[VisitTimes] = field(default_factory=list)
+    relative: list[float] = field(default_factory=list)  # to the choice's time in the same pass
+    failed: str | None = None
+
+    @property
+    def placed(self) -> tuple[object, object]:
+        """Equal for candidates that llama.cpp loads alike."""
+        return self.plan.placement, self.plan.context
+
+    def median(self, shape: RequestShape) -> float:
+        """The median time of a typical request."""
+        return statistics.median(map(shape.seconds, self.visits))
+
+    def row(self, shape: RequestShape, *, is_choice: bool, is_winner: bool = False) -> TuneRow:
+        """The candidate as it is shown."""
+        speed = self.plan.speed
+        expected = None if speed is None else speed.tokens_per_s
+        if speed is not None and shape.streams > 1:
+            expected = speed.streams_tokens_per_s
+        row = TuneRow(
+            name=self.name,
+            is_predictions_choice=is_choice,
+            is_winner=is_winner,
+            expected_tokens_per_s=expected,
+            n_visits=len(self.visits),
+            failed=self.failed,
+        )
+        if not self.visits:
+            return row
+        return TuneRow(
+            name=self.name,
+            is_predictions_choice=is_choice,
+            is_winner=is_winner,
+            expected_tokens_per_s=expected,
+            tokens_per_s=shape.streams / statistics.median(each.step_s for each in self.visits),
+            prompt_tokens_per_s=1 / statistics.median(each.prompt_token_s for each in self.visits),
+            request_s=self.median(shape),
+            ratio=1 / statistics.median(self.relative) - 1 if self.relative else None,
+            noise=noise([shape.seconds(each) for each in self.visits]),
+            n_visits=len(self.visits),
+            failed=self.failed,
+        )
+
+
+@dataclass(slots=True)
+class CandidatePlanner:
+    """Plans candidates by llama.cpp's dry run; one that does not fit, or is known already, is left out."""
+
+    model: str
+    facts: TuneFacts
+    header: "Header"
+    dry: "DryRun"
+    _seen: set[tuple[object, object]] = field(default_factory=set)
+
+    def first(self, plan: "Plan") -> TuneCandidate:
+        """The prediction's own choice."""
+        found = TuneCandidate(split_name(plan.placement), choice_of(plan.placement, plan.context), plan)
+        self._seen.add(found.placed)
+        return found
+
+    def candidate(self, name: str, choice: TunedChoice) -> TuneCandidate | None:
+        """The candidate of a choice; None if it does not fit within the budgets, or is known already."""
+        facts = self.facts
+        machine, workload = facts.machine, facts.workload
+        try:
+            context, placement = placed(facts, choice)
+            if (placement, context) in self._seen:
+                return None
+            meter = self.dry.meter(
+                self.header, context, machine.devices, machine.host, workload.reserve_bytes
+            )
+            if not meter(placement).fits:  # a refusal of `plan` looks for changes that fit, and takes longer
+                return None
+            wish = workload_of(workload, choice, context.n_ctx)
+            plan = planning.plan(self.model, machine, wish, self.dry, compares=False)
+        except (DoesNotFit, BadPlan, BadSplit, ModelRefused, EngineDied, NotBuilt):
+            return None
+        found = TuneCandidate(name, choice, plan)
+        if found.placed in self._seen or plan.estimate.method == "analytic":
+            return None  # without a dry run nobody knows that it fits
+        self._seen.add(found.placed)
+        return found

@@ -1,0 +1,63 @@
+"""Stores the speeds of devices that `tune` has corrected, as `calibrate` stores those that it measures."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from vram_llm.machine import calibration_store
+from vram_llm.machine.assumed_speed import device_speed, host_speed
+from vram_llm.machine.types import Device, Fact, Host, Machine, Source, Speed
+from vram_llm.planner.tuning.device_factors import DeviceFactors, slowed
+from vram_llm.planner.types import HOST
+
+_MOST = 8.0  # a correction of prompts is within this and its reciprocal
+
+
+def store_speeds(
+    machine: Machine, factors: DeviceFactors, prompt_factor: float, model: str
+) -> tuple[str, ...]:
+    """Store each device's speed, as it explains the measured steps of `model`'s plans. Returns sentences.
+
+    `prompt_factor` is measured time / predicted time of prompts, for all devices alike. A device that cannot
+    be recognised later, and one without a noticeable correction, is left out.
+    """
+    sentences: list[str] = []
+    learned: list[str] = []
+    for device_id, device, speed in _devices(machine):
+        factor, key = factors.notable.get(device_id), calibration_store.device_key(device)
+        if factor is None or key is None:
+            continue
+        own = with_prompts(slowed(speed, factor), prompt_factor)
+        record = calibration_store.new_record(
+            device,
+            own,
+            None if isinstance(device, Host) else device.link,
+            factors.error_after,
+            tuned_with=model,
+        )
+        sentences += calibration_store.store(key, record).notes
+        learned.append(f"{device_id} takes {factor:.2g} times as long as predicted")
+    if learned:
+        sentences.append(
+            f"learned for later plans: {'; '.join(learned)}; predictions of these steps were "
+            f"{factors.error_before:.0%} off and are {factors.error_after:.0%} off now"
+        )
+    return tuple(sentences)
+
+
+def with_prompts(speed: Speed, factor: float) -> Speed:
+    """`speed` with prompts that take `factor` times as long."""
+    factor = min(max(factor, 1 / _MOST), _MOST)
+    if speed.prompt_flops_per_s is None:
+        return speed
+    rate = Fact(speed.prompt_flops_per_s.value / factor, Source.MEASURED)
+    types = (
+        replace(each, prompt_flops_per_s=Fact(each.prompt_flops_per_s.value / factor, Source.MEASURED))
+        for each in speed.types
+    )
+    return replace(speed, prompt_flops_per_s=rate, types=tuple(types))
+
+
+def _devices(machine: Machine) -> Iterator[tuple[str, Device | Host, Speed]]:
+    yield HOST, machine.host, host_speed(machine.host)
+    for device in machine.devices:
+        yield device.id, device, device_speed(device)

@@ -1,0 +1,368 @@
+"""Measure the best few plans of a model on the real devices, and keep the fastest."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from vram_llm.errors import BadPlan, EngineDied, VramLLMError
+from vram_llm.planner.tuning.choice import TunedChoice, choice_of
+from vram_llm.planner.tuning.device_factors import DeviceFactors, MeasuredStep, corrected, fit_factors
+from vram_llm.planner.tuning.halving import (
+    FINAL_SHARE,
+    MINUTES,
+    n_candidates,
+    n_rounds,
+    round_times,
+    survivors,
+)
+from vram_llm.planner.tuning.proposals import TuneFacts, proposals, split_name
+from vram_llm.planner.tuning.scores import SLOWEST_DECODE, Gain, gain, ranked
+from vram_llm.planner.types import Objective
+from vram_llm.workflows import planning
+from vram_llm.workflows.saved_plans import check_loadable
+from vram_llm.workflows.tuning import store
+from vram_llm.workflows.tuning.candidates import CandidatePlanner, TuneCandidate
+from vram_llm.workflows.tuning.kept import find_record, sentence
+from vram_llm.workflows.tuning.results import TuneProgress, TuneResult, TuneRow
+from vram_llm.workflows.tuning.visits import Visits
+
+if TYPE_CHECKING:
+    from vram_llm.llama.dryrun.client import DryRun
+    from vram_llm.machine.types import Machine
+    from vram_llm.planner.types import Plan, Workload
+
+LLAMA_SERVER = "llama-server"
+_KNOWN_SLOW = 1.3  # times the best one of earlier runs; slower ones are not measured again
+_MOST_REFINED = 3  # candidates that a round's measurements add
+_SERVER_SHARE = 0.1  # of the time, for llama-server
+
+
+def tune(
+    model: str,
+    machine: "Machine",
+    workload: "Workload | None" = None,
+    *,
+    minutes: float = MINUTES,
+    kv_types: Sequence[str] = (),
+    compares_llama_server: bool = False,
+    on_progress: Callable[[TuneProgress], None] = lambda _: None,
+) -> TuneResult:
+    """Load the best few plans of `model` one after the other, measure them, and keep the fastest.
+
+    `plan` and `serve` then use it for the same model, machine and workload. `kv_types` are types of the KV
+    cache that the plan may take besides the workload's. Measurements also correct the stored speeds of the
+    devices. Ctrl+C ends the run early: the result says so, and what was learned is stored.
+
+    Raises the errors of `plan`; BadPlan for a model of embeddings, for a plan that reads from the disk and
+    for devices that are not here; NotBuilt if llama-server is to be compared and is not found; EngineDied if
+    no candidate can be loaded.
+    """
+    from vram_llm.planner.types import Workload
+    from vram_llm.workflows.tuning.llama_server import found_llama_server
+
+    workload = dataclasses.replace(workload or Workload(), use_tuned=False)
+    program = found_llama_server() if compares_llama_server else None
+    order = _Order(model, machine, workload, 60 * minutes, tuple(kv_types), on_progress)
+    with planning.dry_run() as dry:
+        on_progress(TuneProgress(phase="planning", rows=(), left_s=60 * minutes))
+        plan = planning.plan(model, machine, workload, dry)
+        _refuse(plan)
+        began = time.monotonic()
+        run = _Run(order, plan, dry)
+        is_interrupted = False
+        try:
+            run.measure(_SERVER_SHARE * 60 * minutes if program else 0.0)
+            if program is not None:
+                run.compare(program)
+        except KeyboardInterrupt:
+            is_interrupted = True
+        return run.result((time.monotonic() - began) / 60, is_interrupted=is_interrupted)
+
+
+def _refuse(plan: "Plan") -> None:
+    """Raises BadPlan for a plan that is not measured."""
+    check_loadable(plan)
+    if plan.context.pooling is not None:
+        raise BadPlan(f"{plan.model.name} makes embeddings, and tune measures the generation of text")
+    if plan.disk_reads is not None:
+        raise BadPlan(
+            f"{plan.model.name} would read weights from the disk for each token, and tune measures plans in "
+            "memory; leave --from-disk out, and take a smaller quantisation"
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Order:
+    """What is to be tuned, and for how long."""
+
+    model: str
+    machine: "Machine"
+    workload: "Workload"
+    seconds: float
+    kv_types: tuple[str, ...]
+    on_progress: Callable[[TuneProgress], None]
+
+
+class _Run:
+    """One run: its candidates, its measurements, and what it concludes."""
+
+    def __init__(self, order: _Order, plan: "Plan", dry: "DryRun") -> None:
+        from vram_llm.llama.measure.calibrate import thread_candidates
+
+        model, machine, workload = order.model, order.machine, order.workload
+        self._model, self._machine, self._workload, self._dry = model, machine, workload, dry
+        files = planning.PlannedFiles.read(model, workload)
+        self._facts = TuneFacts(
+            profile=files.profile,
+            machine=machine,
+            workload=workload,
+            plan=plan,
+            thread_counts=thread_candidates(machine.host),
+            kv_types=order.kv_types,
+        )
+        shape = self._facts.shape
+        assert plan.speed is not None
+        self._planner = CandidatePlanner(model, self._facts, files.model, dry)
+        choice = self._planner.first(plan)
+        self._visits = Visits(
+            shape=shape,
+            choice=choice,
+            until=time.monotonic() + order.seconds,
+            depth=plan.speed.depth,
+            prompt_tokens=shape.prompt_tokens,
+            on_progress=order.on_progress,
+            seconds_of_run=order.seconds,
+        )
+        self._record = store.new_record(
+            files.identities, machine, workload, plan.context.n_ctx, plan.model.name
+        )
+        self._old = find_record(store.read()[0].values(), self._record)
+        self._rival: TuneCandidate | None = None
+        self._gain: Gain | None = None
+        self._ended = False
+        self._server: TuneRow | None = None
+
+    # -- measuring -------------------------------------------------------------------------------
+
+    def measure(self, reserved_s: float) -> None:
+        """Probe, rounds of halving, pairs. `reserved_s` is left at the end."""
+        visits = self._visits
+        visits.until -= reserved_s
+        waiting = self._proposed()
+        if not self._probed(waiting):
+            raise EngineDied(
+                f"no plan of {self._facts.plan.model.name} can be loaded: {visits.choice.failed}"
+            )
+        most = n_candidates(visits.left_s, visits.cost_s) - 1
+        rivals = self._planned(waiting, most)
+        n_all, number = n_rounds(len(rivals)), 0
+        while rivals and number < n_all:
+            left_s = visits.left_s
+            times = round_times(left_s, len(rivals) + 1, n_all - number, visits.cost_s)
+            ends_in_s = left_s * (1 - FINAL_SHARE) / (n_all - number) if number + 1 < n_all else left_s * 0.6
+            number += 1
+            visits.run_round(rivals, times, f"round {number} of {n_all}", ends_in_s)
+            rivals = self._better(rivals)[: survivors(len(rivals))]
+            self._save()
+            if len(rivals) > 1 or number == 1:
+                rivals += self._refined(rivals)
+        self._rival = next(iter(self._better(rivals)), None)
+        if self._rival is not None and visits.choice.failed is None:
+            pairs = visits.run_pairs(self._rival)
+            self._gain = gain(pairs)
+        visits.until += reserved_s
+        self._ended = True
+        if self._gain is None and visits.choice.failed is None:
+            compared = any(each.visits for each in visits.entered[1:])
+            why = "there was no time, --minutes gives more" if compared else "no other plan fits or loads"
+            visits.notes.append(f"nothing was compared with the prediction's choice: {why}")
+
+    def compare(self, program: str) -> None:
+        """Measure llama-server with its own --fit on the same devices."""
+        from vram_llm.workflows.tuning.llama_server import measured_row
+
+        visits = self._visits
+        visits.on_progress(TuneProgress(phase=LLAMA_SERVER, rows=visits.rows(), left_s=visits.left_s))
+        self._server = measured_row(
+            program,
+            visits.choice.plan,
+            visits.shape,
+            visits.prompt_tokens,
+            visits.depth,
+            max(visits.left_s, 10),
+        )
+
+    def _proposed(self) -> list[tuple[str, TunedChoice]]:
+        """Names and choices in the order in which they are planned: earlier runs' fastest come first.
+
+        Of candidates that an earlier run measured, the measured time counts, and slow ones are left out.
+        """
+        old = self._old
+        known = {} if old is None else {row.choice: row.request_s for row in old.rows}
+        best_s = min(known.values(), default=0.0)
+        first = [] if old is None else sorted(old.rows, key=lambda row: row.request_s)[:2]
+        named = [(row.name, row.choice) for row in first]
+        named += [
+            (each.name, each.choice)
+            for each in proposals(self._facts)
+            if known.get(each.choice, 0.0) <= _KNOWN_SLOW * best_s
+        ]
+        return [(name, choice) for choice, name in {choice: name for name, choice in named}.items()]
+
+    def _planned(self, waiting: list[tuple[str, TunedChoice]], most: int) -> list[TuneCandidate]:
+        """The first `most` candidates that fit; planning ends when a fifth of the time is over."""
+        found: list[TuneCandidate] = []
+        stops_at = self._visits.left_s * 0.8
+        while waiting and len(found) < most and self._visits.left_s > stops_at:
+            candidate = self._planner.candidate(*waiting.pop(0))
+            found += [] if candidate is None else [candidate]
+        return found
+
+    def _probed(self, waiting: list[tuple[str, TunedChoice]]) -> bool:
+        """Whether the choice, or else one of the first candidates, can be loaded."""
+        if self._visits.probe(self._visits.choice):
+            return True
+        return any(self._visits.probe(each) for each in self._planned(waiting, 3))
+
+    def _better(self, rivals: Sequence[TuneCandidate]) -> list[TuneCandidate]:
+        """Measured rivals, the fastest first; those that decode much more slowly come last."""
+        measured = [each for each in rivals if each.failed is None and each.relative]
+        order = ranked({number: each.relative for number, each in enumerate(measured)})
+        return sorted((measured[number] for number in order), key=self._decodes_slowly)
+
+    def _decodes_slowly(self, rival: TuneCandidate) -> bool:
+        """Whether a candidate decodes too slowly to win, however fast its prompts are."""
+        choice = self._visits.choice
+        if not choice.visits or self._workload.objective is Objective.THROUGHPUT:
+            return False
+        return _median_step(rival) > _median_step(choice) / SLOWEST_DECODE
+
+    def _refined(self, rivals: Sequence[TuneCandidate]) -> list[TuneCandidate]:
+        """Candidates that the planner chooses with the speeds that the measurements show."""
+        factors = self._factors()
+        if factors is None or not factors.is_better or self._visits.left_s < 8 * self._visits.cost_s:
+            return []
+        machine = corrected(self._machine, factors.factors)
+        try:
+            plan = planning.plan(self._model, machine, self._pinned(), self._dry, compares=False)
+        except VramLLMError:
+            return []
+        facts = dataclasses.replace(self._facts, machine=machine, plan=plan)
+        named = [(split_name(plan.placement), choice_of(plan.placement, plan.context))]
+        named += [(each.name, each.choice) for each in proposals(facts)[: 2 * _MOST_REFINED]]
+        found: list[TuneCandidate] = []
+        for name, choice in named:
+            if len(found) < _MOST_REFINED and (candidate := self._planner.candidate(name, choice)):
+                found.append(candidate)
+        return found
+
+    def _pinned(self) -> "Workload":
+        return dataclasses.replace(self._workload, n_ctx=self._facts.plan.context.n_ctx, largest_ctx=False)
+
+    def _factors(self) -> DeviceFactors | None:
+        """How much slower the devices are than predicted, from every candidate that was measured."""
+        steps = []
+        for each in self._visits.entered:
+            speed = each.plan.speed
+            if not each.visits or each.failed is not None or speed is None:
+                continue
+            predicted = speed.step_s if self._visits.shape.streams == 1 else speed.streams_step_s
+            scale = (predicted or speed.step_s) / speed.step_s
+            shares = {device.id: scale * device.seconds for device in speed.devices}
+            steps.append(MeasuredStep(shares, _median_step(each)))
+        return fit_factors(steps)
+
+    # -- concluding ------------------------------------------------------------------------------
+
+    def result(self, minutes: float, *, is_interrupted: bool) -> TuneResult:
+        """Store what was learned, and say what it is."""
+        visits, won = self._visits, self._winner()
+        notes = [*visits.notes, *self._save(won), *self._calibrated()]
+        rows = (*visits.rows(won), *([self._server] if self._server else []))
+        rows = tuple(sorted(rows, key=lambda row: (row.failed is not None, row.request_s or 0.0)))
+        is_rival = won is not None and won is self._rival
+        tokens_per_s = None if won is None else visits.shape.streams / _median_step(won)
+        return TuneResult(
+            model=self._facts.plan.model.name,
+            depth=visits.depth,
+            streams=visits.shape.streams,
+            prompt_tokens=visits.prompt_tokens,
+            minutes=minutes,
+            rows=rows,
+            winner=None if won is None else won.name,
+            tokens_per_s=tokens_per_s,
+            gain=self._gain.ratio if is_rival and self._gain else None,
+            margin=self._gain.margin if is_rival and self._gain else None,
+            best_rival_gain=self._gain.ratio if self._gain else None,
+            best_rival_margin=self._gain.margin if self._gain else None,
+            n_pairs=self._gain.n_pairs if self._gain else 0,
+            kept=None if won is None else sentence(self._recorded(won)),
+            notes=tuple(notes),
+            is_interrupted=is_interrupted,
+        )
+
+    def _winner(self) -> TuneCandidate | None:
+        """The rival if it is faster beyond the noise, else the choice; None before the pairs' end."""
+        choice, rival = self._visits.choice, self._rival
+        if not self._ended:
+            return None
+        if choice.failed is not None:
+            return rival if rival is not None and rival.failed is None and rival.visits else None
+        if rival is None or self._gain is None:
+            return None
+        wins = self._gain.is_certain and rival.failed is None and not self._decodes_slowly(rival)
+        return rival if wins else choice
+
+    def _recorded(self, won: TuneCandidate | None) -> store.TunedRecord:
+        """The record with all measurements, also of earlier runs; without a winner, the earlier winner's."""
+        shape, old = self._visits.shape, self._old
+        rows = {row.choice: row for row in (old.rows if old else ())}
+        for each in self._visits.entered:
+            if each.visits and each.failed is None:
+                rows[each.choice] = store.MeasuredRow(
+                    name=each.name,
+                    choice=each.choice,
+                    request_s=each.median(shape),
+                    step_s=_median_step(each),
+                    prompt_token_s=statistics.median(visit.prompt_token_s for visit in each.visits),
+                    n_visits=len(each.visits),
+                )
+        record = msgspec.structs.replace(self._record, rows=tuple(rows.values()))
+        if won is None:
+            return record if old is None else msgspec.structs.replace(old, rows=record.rows)
+        has_gain = won is self._rival and self._gain is not None
+        return msgspec.structs.replace(
+            record,
+            choice=won.choice,
+            tokens_per_s=shape.streams / _median_step(won),
+            gain=self._gain.ratio if has_gain and self._gain else None,
+            margin=self._gain.margin if has_gain and self._gain else None,
+        )
+
+    def _save(self, won: TuneCandidate | None = None) -> tuple[str, ...]:
+        record = self._recorded(won)
+        return store.store(record) if record.rows else ()
+
+    def _calibrated(self) -> tuple[str, ...]:
+        """Store the devices' speeds as the measurements show them. Returns sentences."""
+        from vram_llm.workflows.tuning.learned_speeds import store_speeds
+
+        factors = self._factors()
+        if factors is None or not factors.is_better:
+            return ()
+        prompts = [
+            statistics.median(visit.prompt_token_s for visit in each.visits)
+            * each.plan.speed.prompt_tokens_per_s
+            for each in self._visits.entered
+            if each.visits and each.plan.speed is not None and each.plan.speed.prompt_tokens_per_s
+        ]
+        prompt_factor = statistics.median(prompts) if prompts else 1.0
+        return store_speeds(self._machine, factors, prompt_factor, self._facts.plan.model.name)
+
+
+def _median_step(candidate: TuneCandidate) -> float:
+    return statistics.median(each.step_s for each in candidate.visits)

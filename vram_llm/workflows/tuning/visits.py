@@ -1,0 +1,158 @@
+"""The visits of a run of `tune`: who is loaded when, and how long there is."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vram_llm.errors import NotBuilt, VramLLMError
+from vram_llm.planner.tuning.halving import LEAST_PAIRS, LEAST_VISIT_S, RoundVisits, pair_times
+from vram_llm.planner.tuning.scores import RequestShape, VisitTimes
+from vram_llm.workflows.tuning.results import TuneProgress, TuneRow
+
+if TYPE_CHECKING:
+    from vram_llm.workflows.tuning.candidates import TuneCandidate
+
+_PROBE_TOKENS = 64
+_PROBE_S = 0.4
+_FILL_SHARE = 0.01  # of the run's time, at most, for a visit's prompt and for filling its context
+_LEAST_PROMPT, _LEAST_DEPTH = 32, 16
+_CELLS_OF_STEPS = 80  # of each stream, behind its depth
+
+
+@dataclass(slots=True)
+class Visits:
+    """Loads and measures candidates until the time is over.
+
+    `choice` is the prediction's choice. `until` is a time of time.monotonic().
+    """
+
+    shape: RequestShape
+    choice: "TuneCandidate"
+    until: float
+    depth: int
+    prompt_tokens: int
+    on_progress: Callable[[TuneProgress], None]
+    seconds_of_run: float
+    entered: "list[TuneCandidate]" = field(default_factory=list)  # everybody who was ever measured
+    notes: list[str] = field(default_factory=list)
+    _costs_s: list[float] = field(default_factory=list)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the run's end."""
+        return self.until - time.monotonic()
+
+    @property
+    def cost_s(self) -> float:
+        """The usual time of a visit without its measuring."""
+        return statistics.median(self._costs_s) if self._costs_s else 1.0
+
+    def probe(self, candidate: "TuneCandidate") -> bool:
+        """Load a candidate for the first time, and choose how deep and how long prompts are measured.
+
+        The first load is slower than later ones, so its speed does not count. False if it fails.
+        """
+        n_ctx = candidate.plan.context.n_ctx
+        tokens = min(_PROBE_TOKENS, self.prompt_tokens)
+        found = self._visit(candidate, "loading", _PROBE_S, tokens, min(self.depth, _LEAST_DEPTH))
+        if found is None:
+            return False
+        candidate.visits.clear()
+        most_s = max(_FILL_SHARE * self.seconds_of_run, 0.5)
+        rate = 1 / found.prompt_token_s
+        room = n_ctx // self.shape.streams - _CELLS_OF_STEPS
+        prompt = min(self.prompt_tokens, max(int(rate * most_s), _LEAST_PROMPT), max(n_ctx - 1, 1))
+        depth = min(self.depth, max(int(rate * most_s / self.shape.streams), _LEAST_DEPTH), max(room, 1))
+        if depth < self.depth:
+            self.notes.append(
+                f"decoding was measured behind {depth:,} tokens of each stream, not {self.depth:,}, which "
+                "take too long to compute or have no room; --minutes gives more time"
+            )
+        self._costs_s = [self._costs_s[-1] + (prompt + depth * self.shape.streams) / rate]
+        self.prompt_tokens, self.depth = prompt, depth
+        return True
+
+    def run_round(
+        self, rivals: "Sequence[TuneCandidate]", times: RoundVisits, phase: str, ends_in_s: float
+    ) -> None:
+        """Visit the choice and all rivals, in turns, as long as there is time; at least the first ones."""
+        ends = time.monotonic() + ends_in_s
+        entrants = [each for each in (self.choice, *rivals) if each.failed is None]
+        for number in range(times.n_visits):
+            taken: dict[int, float] = {}
+            ordered = entrants if number % 2 == 0 else entrants[::-1]
+            for candidate in ordered:
+                if candidate.failed is not None or (
+                    time.monotonic() + self.cost_s + LEAST_VISIT_S > ends and candidate is not self.choice
+                ):
+                    continue
+                found = self.visit(candidate, phase, times.seconds)
+                if found is not None:
+                    taken[id(candidate)] = self.shape.seconds(found)
+            base = taken.get(id(self.choice)) or (min(taken.values()) if taken else 1.0)
+            for candidate in entrants:
+                if id(candidate) in taken:
+                    candidate.relative.append(taken[id(candidate)] / base)
+
+    def run_pairs(self, rival: "TuneCandidate") -> list[tuple[float, float]]:
+        """Times of the choice and of its rival, one after the other, until the time is over."""
+        times = pair_times(self.left_s, self.cost_s)
+        pairs: list[tuple[float, float]] = []
+        for number in range(times.n_visits):
+            is_late = len(pairs) >= LEAST_PAIRS and self.left_s < 2 * (self.cost_s + LEAST_VISIT_S)
+            if is_late or (len(pairs) >= 2 and self.left_s < 0):
+                break
+            order = (self.choice, rival) if number % 2 == 0 else (rival, self.choice)
+            found = {id(each): self.visit(each, "pairs", times.seconds) for each in order}
+            first, second = found[id(self.choice)], found[id(rival)]
+            if first is None or second is None:
+                break
+            pairs.append((self.shape.seconds(first), self.shape.seconds(second)))
+            rival.relative.append(pairs[-1][1] / pairs[-1][0])
+            self.choice.relative.append(1.0)
+        return pairs
+
+    def visit(self, candidate: "TuneCandidate", phase: str, seconds: float) -> VisitTimes | None:
+        """Load and measure a candidate once; None if it fails, which its row then says."""
+        return self._visit(candidate, phase, seconds, self.prompt_tokens, self.depth)
+
+    def rows(self, winner: "TuneCandidate | None" = None) -> tuple[TuneRow, ...]:
+        """All candidates that were measured, the fastest first, failures last."""
+        rows = [
+            each.row(self.shape, is_choice=each is self.choice, is_winner=each is winner)
+            for each in self.entered
+        ]
+        return tuple(sorted(rows, key=lambda row: (row.failed is not None, -(row.ratio or 0.0))))
+
+    def _visit(
+        self, candidate: "TuneCandidate", phase: str, seconds: float, prompt_tokens: int, depth: int
+    ) -> VisitTimes | None:
+        from vram_llm.llama.measure.visit import prompt_token_seconds, step_seconds, visit
+        from vram_llm.llama.measure.visit_wire import VisitRequest
+
+        if candidate not in self.entered:
+            self.entered.append(candidate)
+        self.on_progress(
+            TuneProgress(phase=f"{phase}: {candidate.name}", rows=self.rows(), left_s=self.left_s)
+        )
+        request = VisitRequest(
+            plan=candidate.plan, prompt_tokens=prompt_tokens, depth=depth, streams=self.shape.streams,
+            seconds=seconds,
+        )  # fmt: skip
+        began = time.monotonic()
+        found: VisitTimes | None = None
+        try:
+            result = visit(request)
+        except NotBuilt:
+            raise
+        except VramLLMError as error:
+            candidate.failed = str(error)
+        else:
+            self._costs_s.append(max(time.monotonic() - began - seconds, 0.0))
+            found = VisitTimes(step_s=step_seconds(result), prompt_token_s=prompt_token_seconds(result))
+            candidate.visits.append(found)
+        row = candidate.row(self.shape, is_choice=candidate is self.choice)
+        self.on_progress(TuneProgress(phase=phase, rows=self.rows(), left_s=self.left_s, visited=row))
+        return found
