@@ -9,11 +9,12 @@ from vram_llm.machine.detect import what_if
 from vram_llm.machine.types import Host, Machine
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import ModelProfile, profile
+from vram_llm.planner.llama_split import placement_of
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.tuning.choice import choice_of, renamed, workload_of
 from vram_llm.planner.tuning.proposals import Proposal, TuneFacts, proposals, splits
-from vram_llm.planner.types import Workload
+from vram_llm.planner.types import Context, Placement, Workload
 from vram_llm.units import GIB
 
 HOST = Host(name="desk", cores=8, total_bytes=64 * GIB, available_bytes=60 * GIB)
@@ -22,16 +23,21 @@ WISH = Workload(n_ctx=8192, parallel=1, reserve_bytes=0)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
-    path = tmp_path_factory.mktemp("models") / "49b.gguf"
-    zoo.write(zoo.nemotron_49b(), path, "Q4_K")
+    path = tmp_path_factory.mktemp("models") / "16.gguf"
+    zoo.write(zoo.llama(8, 8192, 64, 8, 28672), path, "Q8_0")
     return profile(read_header(str(path)))
 
 
 def facts(
-    model: ModelProfile, workload: Workload = WISH, rig: str = "2x RTX 3090", **more: object
+    model: ModelProfile,
+    workload: Workload = WISH,
+    rig: str = "RTX 3060 + RTX 4060",
+    *,
+    compares: bool = False,
+    **more: object,
 ) -> TuneFacts:
     machine: Machine = what_if([rig], HOST)
-    plan = make_plan(model, machine, workload)
+    plan = make_plan(model, machine, workload, compares=compares)
     return TuneFacts(profile=model, machine=machine, workload=workload, plan=plan, **more)  # type: ignore[arg-type]  # fields of TuneFacts
 
 
@@ -47,7 +53,7 @@ def test_every_choice_plans_its_candidate_again(model: ModelProfile) -> None:
 
 
 def test_splits_micro_batches_and_alternatives_take_turns(model: ModelProfile) -> None:
-    found = names(proposals(facts(model)))
+    found = names(proposals(facts(model, compares=True)))
     assert any("GPU0:" in name for name in found[:4])
     assert any(name.startswith("micro-batches") for name in found[:6])
     assert len(found) == len(set(found))
@@ -70,7 +76,7 @@ def test_kv_types_only_if_they_are_allowed(model: ModelProfile) -> None:
 
 def test_threads_only_if_the_host_computes(model: ModelProfile) -> None:
     assert not [each for each in proposals(facts(model, thread_counts=(4, 8))) if each.choice.n_threads]
-    spilled = facts(model, rig="RTX 3060", thread_counts=(4, 7))
+    spilled = facts(model, rig="RTX 4060", thread_counts=(4, 7))
     assert {each.choice.n_threads for each in proposals(spilled)} >= {None, 4, 7}
 
 
@@ -88,14 +94,11 @@ def test_devices_of_another_name() -> None:
     assert renamed(other, {"GPU0": "GPU1", "GPU1": "GPU0"}) == choice
 
 
-def _placed(own: TuneFacts):  # type: ignore[no-untyped-def]  # a pair for choice_of
+def _placed(own: TuneFacts) -> tuple[Placement, Context]:
     return own.plan.placement, own.plan.context
 
 
-def _two():  # type: ignore[no-untyped-def]  # a pair for choice_of
-    from vram_llm.planner.llama_split import placement_of
-    from vram_llm.planner.types import Context
-
+def _two() -> tuple[Placement, Context]:
     context = Context(
         n_ctx=512, parallel=1, kv_type_k="f16", kv_type_v="f16", n_batch=512, n_ubatch=512, n_threads=1,
         use_mmap=True, pipeline_copies=True,

@@ -12,16 +12,17 @@ from vram_llm.errors import BadPlan, BadSplit
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.llama_split import device_of_layers, placement_from_counts, placement_of
+from vram_llm.planner.memory.analytic_meter import is_pipelined
 from vram_llm.planner.overrides import Override
-from vram_llm.planner.search.candidate import expected_speed
 from vram_llm.planner.search.prompt_choice import SIZES
+from vram_llm.planner.speed import Predictor
 from vram_llm.planner.tuning.choice import TunedChoice, choice_of, workload_of
 from vram_llm.planner.tuning.scores import RequestShape, VisitTimes
 from vram_llm.planner.types import HOST, Alternative, Context, Placement, Plan, Workload
 from vram_llm.units import format_count
 
 _MOST_ORDERED = 4  # devices of which all orders are proposed
-_MOST_OF_SOURCE = 96  # proposals of one source of which the speed is predicted
+_MOST_OF_SOURCE = 60  # proposals of one source of which the speed is predicted
 _LEAST_UBATCH = 128
 _SLOWEST = 2.0  # times the choice's predicted time; slower ones are left out
 # A candidate may differ from the choice in these; all else is the user's, or changes what the model answers.
@@ -186,41 +187,52 @@ SOURCES: tuple[ProposalSource, ...] = (
 
 def proposals(facts: TuneFacts) -> list[Proposal]:
     """All proposals that differ from the choice, the most promising first, sources in turns."""
-    by_source, seen = [], {choice_of(facts.plan.placement, facts.plan.context)}
-    most_s = _SLOWEST * expected_request_s(facts, choice_of(facts.plan.placement, facts.plan.context))
+    by_source, expected = [], _ExpectedTimes(facts)
+    own = (facts.plan.context, facts.plan.placement)
+    seen, most_s = {own}, _SLOWEST * expected.request_s(*own)
     for source in SOURCES:
         found = []
         for name, choice in itertools.islice(source(facts), _MOST_OF_SOURCE):
-            if choice in seen:
-                continue
-            seen.add(choice)
             try:
-                seconds = expected_request_s(facts, choice)
+                parts = placed(facts, choice)
             except (BadPlan, BadSplit):
                 continue
+            if parts in seen:
+                continue
+            seen.add(parts)
+            seconds = expected.request_s(*parts)
             if seconds <= most_s:
                 found.append(Proposal(name=name, choice=choice, expected_s=seconds))
         by_source.append(sorted(found, key=lambda each: each.expected_s))
     return [each for turn in itertools.zip_longest(*by_source) for each in turn if each is not None]
 
 
-def expected_request_s(facts: TuneFacts, choice: TunedChoice) -> float:
-    """The predicted time of a typical request. Raises BadPlan, BadSplit."""
-    context, placement = placed(facts, choice)
-    other = replace(facts.plan, context=context, placement=placement)
-    speed = expected_speed(facts.profile, facts.machine, facts.workload, other)
-    assert speed.prompt_s is not None
-    step_s = speed.step_s if facts.shape.streams == 1 else speed.streams_step_s or speed.step_s
-    return facts.shape.seconds(
-        VisitTimes(step_s=step_s, prompt_token_s=speed.prompt_s / max(speed.prompt_tokens, 1))
-    )
+class _ExpectedTimes:
+    """Predicts the time of a typical request; candidates with the same context share a predictor."""
+
+    def __init__(self, facts: TuneFacts) -> None:
+        self._facts = facts
+        self._predictors: dict[Context, Predictor] = {}
+
+    def request_s(self, context: Context, placement: Placement) -> float:
+        """The predicted time of a typical request of each stream."""
+        facts = self._facts
+        if context not in self._predictors:
+            self._predictors[context] = Predictor(facts.profile, context, facts.machine, facts.workload)
+        pipelined = is_pipelined(facts.profile, context, facts.machine.devices, placement)
+        speed = self._predictors[context](placement, pipelined=pipelined)
+        assert speed.prompt_s is not None
+        step_s = speed.step_s if facts.shape.streams == 1 else speed.streams_step_s or speed.step_s
+        return facts.shape.seconds(
+            VisitTimes(step_s=step_s, prompt_token_s=speed.prompt_s / max(speed.prompt_tokens, 1))
+        )
 
 
 def placed(facts: TuneFacts, choice: TunedChoice) -> tuple[Context, Placement]:
     """The context and the placement of a choice. Raises BadPlan, BadSplit."""
     plan = facts.plan
     wish = workload_of(facts.workload, choice, plan.context.n_ctx)
-    context = replace(plan.context, **_context_fields(choice))
+    context = replace(plan.context, **_context_fields(choice))  # type: ignore[arg-type]  # fields of Context
     places = [device.id for device in facts.machine.devices]
     placement = plan.placement
     if wish.tensor_split is not None:
@@ -282,4 +294,4 @@ def _answers_alike(facts: TuneFacts, other: Context) -> bool:
 
 def _is_given(workload: Workload, name: str) -> bool:
     """Whether the user sets a point of the context that candidates may otherwise change."""
-    return getattr(workload, name) != getattr(Workload(), name)
+    return bool(getattr(workload, name) != getattr(Workload(), name))

@@ -217,7 +217,7 @@ class _Run:
         """The first `most` candidates that fit; planning ends when a fifth of the time is over."""
         found: list[TuneCandidate] = []
         stops_at = self._visits.left_s * 0.8
-        while waiting and len(found) < most and self._visits.left_s > stops_at:
+        while waiting and len(found) < most and (not found or self._visits.left_s > stops_at):
             candidate = self._planner.candidate(*waiting.pop(0))
             found += [] if candidate is None else [candidate]
         return found

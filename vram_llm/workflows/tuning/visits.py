@@ -77,16 +77,15 @@ class Visits:
     def run_round(
         self, rivals: "Sequence[TuneCandidate]", times: RoundVisits, phase: str, ends_in_s: float
     ) -> None:
-        """Visit the choice and all rivals, in turns, as long as there is time; at least the first ones."""
+        """Visit the choice and all rivals, in turns; if the time is over, the choice and the first rival."""
         ends = time.monotonic() + ends_in_s
         entrants = [each for each in (self.choice, *rivals) if each.failed is None]
         for number in range(times.n_visits):
             taken: dict[int, float] = {}
             ordered = entrants if number % 2 == 0 else entrants[::-1]
             for candidate in ordered:
-                if candidate.failed is not None or (
-                    time.monotonic() + self.cost_s + LEAST_VISIT_S > ends and candidate is not self.choice
-                ):
+                is_late = time.monotonic() + self.cost_s + LEAST_VISIT_S > ends
+                if candidate.failed is not None or (is_late and candidate not in entrants[:2]):
                     continue
                 found = self.visit(candidate, phase, times.seconds)
                 if found is not None:
