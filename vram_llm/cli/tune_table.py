@@ -77,12 +77,12 @@ def visit_line(phase: str, row: TuneRow) -> str:
 def tuned_table(rows: Sequence[TuneRow], width: int) -> list[Line]:
     """A row for each candidate, within `width` columns; a failure has its reason in place of figures."""
     cells = [_cells(row) for row in rows]
-    for columns in (_COLUMNS, _COLUMNS[:6], _COLUMNS[:3]):
-        limited = [row[: len(columns)] for row in cells]
-        shown = table(columns, limited, max(width, _LEAST_WIDTH))
-        if shown is not None:
-            break
-    else:
+    tried = (
+        table(columns, [row[: len(columns)] for row in cells], max(width, _LEAST_WIDTH))
+        for columns in (_COLUMNS, _COLUMNS[:6], _COLUMNS[:3])
+    )
+    shown = next((lines for lines in tried if lines is not None), None)
+    if shown is None:
         shown = [line(visit_line("measured", row)) for row in rows]
     failures = [row for row in rows if row.failed is not None]
     return [*shown, *(each for row in failures for each in _failure(row, width))]

@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 
 LLAMA_SERVER = "llama-server"
 _KNOWN_SLOW = 1.3  # times the best one of earlier runs; slower ones are not measured again
-_MOST_REFINED = 3  # candidates that a round's measurements add
+_REFINED_ROUNDS = 2  # the first rounds, whose measurements correct the devices' speeds
+_MOST_REFINED = 3  # candidates that such a round adds
 _SERVER_SHARE = 0.1  # of the time, for llama-server
+_LEAST_SERVER_S = 10.0
 
 
 def tune(
@@ -168,8 +170,9 @@ class _Run:
             visits.run_round(rivals, times, f"round {number} of {n_all}", ends_in_s)
             rivals = self._better(rivals)[: survivors(len(rivals))]
             self._save()
-            if len(rivals) > 1 or number == 1:
-                rivals += self._refined(rivals)
+            if number <= _REFINED_ROUNDS and (refined := self._refined()):
+                rivals += refined
+                n_all = max(n_all, number + n_rounds(len(rivals)))
         self._rival = next(iter(self._better(rivals)), None)
         if self._rival is not None and visits.choice.failed is None:
             pairs = visits.run_pairs(self._rival)
@@ -187,14 +190,11 @@ class _Run:
 
         visits = self._visits
         visits.on_progress(TuneProgress(phase=LLAMA_SERVER, rows=visits.rows(), left_s=visits.left_s))
-        self._server = measured_row(
-            program,
-            visits.choice.plan,
-            visits.shape,
-            visits.prompt_tokens,
-            visits.depth,
-            max(visits.left_s, 10),
-        )
+        plan, seconds = visits.choice.plan, max(visits.left_s, _LEAST_SERVER_S)
+        row = measured_row(program, plan, visits.shape, visits.prompt_tokens, visits.depth, seconds)
+        if row.request_s is not None and visits.choice.visits:
+            row = dataclasses.replace(row, ratio=visits.choice.median(visits.shape) / row.request_s - 1)
+        self._server = row
 
     def _proposed(self) -> list[tuple[str, TunedChoice]]:
         """Names and choices in the order in which they are planned: earlier runs' fastest come first.
@@ -241,7 +241,7 @@ class _Run:
             return False
         return _median_step(rival) > _median_step(choice) / SLOWEST_DECODE
 
-    def _refined(self, rivals: Sequence[TuneCandidate]) -> list[TuneCandidate]:
+    def _refined(self) -> list[TuneCandidate]:
         """Candidates that the planner chooses with the speeds that the measurements show."""
         factors = self._factors()
         if factors is None or not factors.is_better or self._visits.left_s < 8 * self._visits.cost_s:
