@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 LLAMA_SERVER = "llama-server"
 _KNOWN_SLOW = 1.3  # times the best one of earlier runs; slower ones are not measured again
 _REFINED_ROUNDS = 2  # the first rounds, whose measurements correct the devices' speeds
+_MOST_PROBED = 3  # candidates of which one has to load if the choice does not
 _MOST_REFINED = 3  # candidates that such a round adds
 _SERVER_SHARE = 0.1  # of the time, for llama-server
 _LEAST_SERVER_S = 10.0
@@ -155,12 +156,13 @@ class _Run:
         visits = self._visits
         visits.until -= reserved_s
         waiting = self._proposed()
-        if not self._probed(waiting):
+        rivals = [] if visits.probe(visits.choice) else self._planned(waiting, _MOST_PROBED)
+        if visits.choice.failed is not None and not any(visits.probe(each) for each in rivals):
             raise EngineDied(
                 f"no plan of {self._facts.plan.model.name} can be loaded: {visits.choice.failed}"
             )
         most = n_candidates(visits.left_s, visits.cost_s) - 1
-        rivals = self._planned(waiting, most)
+        rivals += self._planned(waiting, most - len(rivals))
         n_all, number = n_rounds(len(rivals)), 0
         while rivals and number < n_all:
             left_s = visits.left_s
@@ -221,12 +223,6 @@ class _Run:
             candidate = self._planner.candidate(*waiting.pop(0))
             found += [] if candidate is None else [candidate]
         return found
-
-    def _probed(self, waiting: list[tuple[str, TunedChoice]]) -> bool:
-        """Whether the choice, or else one of the first candidates, can be loaded."""
-        if self._visits.probe(self._visits.choice):
-            return True
-        return any(self._visits.probe(each) for each in self._planned(waiting, 3))
 
     def _better(self, rivals: Sequence[TuneCandidate]) -> list[TuneCandidate]:
         """Measured rivals, the fastest first; those that decode much more slowly come last."""
