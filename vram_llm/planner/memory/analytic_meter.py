@@ -223,7 +223,7 @@ class AnalyticMeter:
         bound = self._bound.device_bytes(
             first, end, has_output=has_output, n_host=n_host, pipelined=pipelined
         )
-        bound += self._mtp.device_compute_bytes(first, end, has_output=has_output)
+        bound += self._mtp.device_compute_bytes(first, end, has_output=has_output, pipelined=pipelined)
         return int((bound + self._adapter_compute) * self._compute_share)
 
     def bytes_without_compute(self, device_id: str, first: int, end: int, has_output: bool) -> int:
@@ -304,7 +304,7 @@ class AnalyticMeter:
             compute = least + (compute - least) * self.context.parallel // self._bound.n_tokens
         if cpu_layers or has_output or any(adapter.input for adapter in self._profile.adapters):
             compute += self._adapter_compute
-        compute += self._mtp.host_compute_bytes(cpu_layers, has_output=has_output)
+        compute += self._mtp.host_compute_bytes(cpu_layers, has_output=has_output, pipelined=pipelined)
         companions = self._host.companion_bytes + self._adapters.host_bytes(
             self._host.alignment_bytes, cpu_layers, has_output=has_output
         )

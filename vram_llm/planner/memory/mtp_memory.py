@@ -3,13 +3,12 @@
 from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
-from vram_llm.planner.memory.compute_buffers import ComputeBound
+from vram_llm.planner.memory.compute_buffers import PIPELINE_COPIES, ComputeBound
 from vram_llm.planner.memory.layer_shapes import F32_BYTES
 from vram_llm.planner.mtp import head_context, hidden_bytes
 from vram_llm.planner.types import Context, FlashAttention
 
 _JOINED_ROWS = 10  # for each token: hidden state, embedding, their norms, both joined, and the inputs
-
 _STATE_COPIES = 2  # of each state to go back to, in a compute buffer
 
 
@@ -34,7 +33,7 @@ class MtpMemory:
             n_value = self._profile.n_embd_v_gqa_max
         return (row_bytes(kv_type, layer.head_k_gqa) + row_bytes(kv_type, n_value)) * cells
 
-    def device_compute_bytes(self, first: int, end: int, *, has_output: bool) -> int:
+    def device_compute_bytes(self, first: int, end: int, *, has_output: bool, pipelined: bool) -> int:
         """Compute bytes of a device with layers first to end-1, with or without the output.
 
         A block is about as large as the layer in front of it.
@@ -45,21 +44,22 @@ class MtpMemory:
         states = self._states_bytes(first, end)
         if not (has_output or end > n_trunk):
             return states
-        return (
-            states
-            + self._joined
-            + self._bound.device_bytes(n_trunk - 1, n_trunk, has_output=has_output, n_host=0, pipelined=False)
+        joined = self._joined * (PIPELINE_COPIES if pipelined else 1)
+        block = self._bound.device_bytes(
+            n_trunk - 1, n_trunk, has_output=has_output, n_host=0, pipelined=pipelined
         )
+        return states + joined + block
 
     def _states_bytes(self, first: int, end: int) -> int:
         """Bytes for the states to go back to, which a recurrent layer's graph computes and copies."""
         largest = max((layer.recurrent_state_bytes for layer in self._profile.layers[first:end]), default=0)
         return _STATE_COPIES * largest * self._context.n_mtp * self._context.parallel
 
-    def host_compute_bytes(self, n_host: int, *, has_output: bool) -> int:
+    def host_compute_bytes(self, n_host: int, *, has_output: bool, pipelined: bool) -> int:
         """Compute bytes of the host that has `n_host` layers, and its hidden states."""
         if self._bound is None:
             return 0
-        inputs = self._bound.host_bytes(0, has_output=False, pipelined=False)
-        own = self.device_compute_bytes(0, n_host, has_output=has_output)
-        return self._joined + inputs + own + hidden_bytes(self._context, self._profile.n_embd)
+        inputs = self._bound.host_bytes(0, has_output=False, pipelined=pipelined)
+        inputs += self._joined * (PIPELINE_COPIES if pipelined else 1)
+        own = self.device_compute_bytes(0, n_host, has_output=has_output, pipelined=False)
+        return inputs + own + hidden_bytes(self._context, self._profile.n_embd)
