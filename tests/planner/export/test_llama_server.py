@@ -253,3 +253,13 @@ def test_a_plan_for_what_if_cards_has_no_threads_of_this_computer() -> None:
     given = dataclasses.replace(CONTEXT, n_threads=6, n_threads_given=True, n_threads_batch=12)
     found = flags(saved_plan([absent(0)], [4], context=given))
     assert (found["--threads"], found["--threads-batch"]) == ("6", "12")
+
+
+def test_an_mtp_head_drafts_in_llama_server_too() -> None:
+    context = dataclasses.replace(CONTEXT, n_mtp=8, n_outputs_max=4 * CONTEXT.parallel)
+    plan = saved_plan([local(0)], [4], context=context)
+    given = flags(plan)
+    assert (given["--spec-type"], given["--spec-draft-n-max"]) == ("draft-mtp", "3")
+    assert "--model-draft" not in given
+    with pytest.raises(BadPlan, match="does not use the model's MTP head"):
+        llama_cpp_python.script(plan)
