@@ -8,6 +8,7 @@ from vram_llm.planner.llama_split import placement_flags, split_of
 from vram_llm.planner.override_text import layer_ranges
 from vram_llm.planner.placed_parts import PlacedPart, placed_parts
 from vram_llm.planner.report.figures import rate
+from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import HOST, Plan
 from vram_llm.text.lines import Line, Style, line, wrap
 from vram_llm.text.table import Cell, Column, table
@@ -42,7 +43,7 @@ def _figures(plan: Plan) -> list[_Figures]:
     ranges = {HOST: _range(0, first)}
     for device_id, count in zip(placement.device_order, placement.layers_per_device, strict=True):
         ranges[device_id] = _range(first, count)
-        first += count
+        first += count if placement.split_mode is SplitMode.LAYER else 0
     parts = placed_parts(plan.model, placement)
     shares = {} if plan.speed is None else {device.id: f"{device.share:.0%}" for device in plan.speed.devices}
     found: list[_Figures] = []
@@ -88,7 +89,9 @@ def _range(first: int, count: int) -> str:
 
 def _sentences(plan: Plan) -> list[str]:
     placement, sentences = plan.placement, []
-    if placement.output_device != HOST:
+    if placement.split_mode is SplitMode.TENSOR:
+        sentences.append("Each device has a share of every layer and of the output.")
+    elif placement.output_device != HOST:
         sentences.append(f"The output is on {placement.output_device}.")
     kinds = placed_parts(plan.model, placement)
     if any(placed.some for places in kinds.values() for placed in places.values()):
@@ -96,7 +99,10 @@ def _sentences(plan: Plan) -> list[str]:
     if _states_bytes(plan):
         sentences.append("states: of idle conversations; they take more memory later, as far as it is free.")
     if plan.speed is not None and len(plan.speed.devices) > 1 and plan.context.pooling is None:
-        sentences.append("time: share of a decode step; devices compute one after the other.")
+        if placement.split_mode is SplitMode.LAYER:
+            sentences.append("time: share of a decode step; devices compute one after the other.")
+        else:
+            sentences.append("time: share of a decode step; devices compute at the same time, then add up.")
     if plan.by_free_memory is not None:
         split = split_of(plan.by_free_memory.placement)
         sentences.append(f"llama.cpp itself, by free memory, would split {split}: {_verdict(plan)}.")

@@ -25,6 +25,7 @@ from vram_llm.cli.settings import is_given
 from vram_llm.cli.ssh_workers import ssh_workers
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.quants import KV_TYPES
+from vram_llm.planner.tensor_split import SplitChoice
 from vram_llm.planner.types import BackendSampling, FlashAttention, Objective, Serving, Workload
 from vram_llm.units import MIB
 
@@ -149,9 +150,8 @@ MACHINE_OPTIONS = (
         'The processor of the host that --ram describes: "Ryzen 9 7950X", "2x EPYC 7763", "16 cores".  '
         "[default: 8 cores]"
     )),
-    PlanOption(flags="--disk", fields=("disk",), metavar="RATE", has_default=False, help=(
-        "How fast the host reads its disk: 7GB/s, 550MB/s."
-    )),
+    PlanOption(flags="--disk", fields=("disk",), metavar="RATE", has_default=False,
+               help="How fast the host reads its disk: 7GB/s, 550MB/s."),
     PlanOption(flags="--rpc", fields=("rpc",), multiple=True, metavar="HOST:PORT[@SIZE]", help=(
         "Use the RPC worker at HOST:PORT, and at most SIZE of each of its devices. Repeat for more."
     )),
@@ -196,12 +196,10 @@ WORKLOAD_OPTIONS = (
         "each sequence an equal part of --n-ctx (rounded up to 256); a request then reuses the prefix of "
         "one idle sequence only."
     )),
-    PlanOption(flags="--swa-full/--no-swa-full", fields=("swa_full",), is_flag=True, help=(
-        "Keep the whole context, not only the window, in layers with a sliding window."
-    )),
+    PlanOption(flags="--swa-full/--no-swa-full", fields=("swa_full",), is_flag=True,
+               help="Keep the whole context, not only the window, in layers with a sliding window."),
     PlanOption(flags="--flash-attn -fa", fields=("flash_attn",), type=SwitchType([*map(str, FlashAttention)]),
-               without_value="on",
-               from_field=str, to_field=FlashAttention, help=(
+               without_value="on", from_field=str, to_field=FlashAttention, help=(
         "Flash attention. auto: on if every device has a kernel for the model. off: needs more memory for "
         "every token of context, and cannot use a quantised KV cache."
     )),
@@ -225,6 +223,9 @@ WORKLOAD_OPTIONS = (
         'Set the split: a share for each device in device order, "0,38,43", or shares by name in the order '
         'of computation, "GPU2=43,GPU1=38". A device without a share gets no layers.'
     )),
+    PlanOption(flags="--split-mode -sm", fields=("split_mode",), type=_choice(SplitChoice), from_field=str,
+               to_field=SplitChoice, help="layer: each device has whole layers; tensor: a share of every "
+               "layer (experimental in llama.cpp); auto: tensor if it takes a quarter less time."),
     PlanOption(flags="--override-tensor -ot", fields=OVERRIDES, type=OverrideListType(), multiple=True,
                metavar="PATTERN=DEVICE,...", help=(
         "Put tensors whose names match a regular expression on a device (GPU0, CPU) other than their "
@@ -236,8 +237,7 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--cpu-moe -cmoe", fields=OVERRIDES, is_flag=True, multiple=True,
                help="Keep the routed experts of all layers on the CPU."),
     PlanOption(flags="--n-cpu-ffn -ncffn", fields=OVERRIDES, type=click.IntRange(0), multiple=True,
-               metavar="N",
-               help="Keep the dense feed-forward weights of the first N layers on the CPU."),
+               metavar="N", help="Keep the dense feed-forward weights of the first N layers on the CPU."),
     PlanOption(flags="--op-offload/--no-op-offload", fields=("op_offload",), help=(
         "Copy weights that are on the CPU to the first card for each micro-batch of a prompt, and compute "
         "there.  [default: what makes a typical request faster]"

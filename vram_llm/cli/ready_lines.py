@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.placed_parts import in_words, listed
 from vram_llm.planner.report.figures import rate
+from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import HOST, Context, Plan, SpeedEstimate
 from vram_llm.units import format_bytes, format_count
 
@@ -30,7 +31,15 @@ def _shares(plan: Plan) -> list[str]:
     placement, estimate = plan.placement, plan.estimate
     names = {device.id: f"{device.id} ({device.name})" for device in plan.devices} | {HOST: "the host"}
     sizes = {device.id: device.total_bytes for device in estimate.devices} | {HOST: estimate.host.total_bytes}
-    shares, first = [], 0
+    shares, first = list[str](), 0
+    if placement.split_mode is SplitMode.TENSOR:
+        parts_of = zip(placement.device_order, placement.tensor_split, strict=True)
+        whole = sum(placement.tensor_split)
+        shares += [
+            f"{share / whole:.0%} of every layer on {names[device]}, {format_bytes(sizes[device])}"
+            for device, share in parts_of
+        ]
+        return shares
     counts = (placement.cpu_layers, *placement.layers_per_device)
     for device, count in zip((HOST, *placement.device_order), counts, strict=True):
         parts = [f"layers {first}-{first + count - 1}" if count > 1 else f"layer {first}"] if count else []

@@ -39,7 +39,7 @@ _NO_FLAGS = {
         ("-ncmoe", "--n-cpu-moe", "-cmoe", "--cpu-moe", "-ot", "--override-tensor"),
         "the plan moves whole layers to the host, not experts alone",
     ),
-    **dict.fromkeys(("-sm", "--split-mode", "-mg", "--main-gpu"), "the plan decides; see --tensor-split"),
+    **dict.fromkeys(("-mg", "--main-gpu"), "the plan decides; see --tensor-split"),
 }
 
 

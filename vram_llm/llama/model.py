@@ -17,6 +17,7 @@ from vram_llm.llama.bindings import C
 from vram_llm.llama.cells import Cells
 from vram_llm.llama.device_samplers import DeviceSamplers, reserve
 from vram_llm.llama.devices import Servers, handles
+from vram_llm.llama.held_buffers import HeldBuffers
 from vram_llm.llama.mtp_head import HiddenStates, MtpHead, give_hidden_states, hidden_states
 from vram_llm.llama.multimodal.encoder import ImageReader
 from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, context_params
@@ -27,6 +28,7 @@ from vram_llm.model.file_identity import check_files
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.estimates import MemoryUse
 from vram_llm.planner.mtp import hidden_bytes
+from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import HOST, CompanionKind, Plan
 
 # returns an address, where the bindings make a pointer object for every row
@@ -109,6 +111,7 @@ class LoadedModel:
 
     def _load(self, progress: Progress | None) -> int:
         plan = self.plan
+        self._held = HeldBuffers(self._handles if plan.placement.split_mode is SplitMode.TENSOR else ())
         params = ModelParams(plan.placement, plan.context, self._handles, extra_buffers=self.extra_buffers)
         params.struct.load_mode = LOAD_AUTO if plan.context.use_mmap else LOAD_WITHOUT_MMAP
         params.struct.check_tensors = plan.serving.check_tensors
@@ -121,6 +124,7 @@ class LoadedModel:
         if not model:
             reason = b.last_errors() or "it gives no reason"
             raise ModelRefused(f"llama.cpp will not load {Path(plan.model.path).name}: {reason}")
+        self._held.mark()
         return int(model)
 
     def _make_context(self) -> int:
@@ -136,6 +140,7 @@ class LoadedModel:
                 f"llama.cpp loaded {self.plan.model.name} but will not make a context of {wanted.n_ctx} "
                 f"tokens: {b.last_errors() or 'it gives no reason'}; try a smaller --n-ctx"
             )
+        self._held.mark()
         return int(ctx)
 
     def _make_head(self) -> MtpHead | None:
@@ -258,6 +263,8 @@ class LoadedModel:
 
     def memory_use(self) -> dict[str, MemoryUse]:
         """Bytes that llama.cpp holds per device id of the plan, and for "host" (all CPU buffer types)."""
+        if self.plan.placement.split_mode is SplitMode.TENSOR:
+            return self._shared_memory_use()
         ids = dict(zip(self._handles, self.plan.placement.device_order, strict=True))
         uses = memory_breakdown.memory_use(self._ctx)
         if (head := self.mtp_head) is not None:
@@ -265,6 +272,14 @@ class LoadedModel:
             for device, use in head.memory_use().items():
                 uses[device] = uses.get(device, MemoryUse()) + use
         return {HOST if device is None else ids[device]: use for device, use in uses.items()}
+
+    def _shared_memory_use(self) -> dict[str, MemoryUse]:
+        """The same for devices that share tensors, whose buffers are counted."""
+        uses = memory_breakdown.memory_use(self._ctx)
+        host = uses.pop(None, MemoryUse())
+        graph_bytes = sum(use.compute_bytes for use in uses.values())  # each device has a buffer of this size
+        held = self._held.uses(graph_bytes)
+        return {HOST: host, **dict(zip(self.plan.placement.device_order, held, strict=True))}
 
     def free_bytes(self) -> dict[str, int]:
         """Free bytes of each device of this computer with memory of its own, by its id."""

@@ -9,8 +9,14 @@ from vram_llm.model.tensors import LayerPart
 from vram_llm.planner import explain
 from vram_llm.planner.companions import adapters
 from vram_llm.planner.context import wants_auto_context, wants_largest_context
+from vram_llm.planner.llama_split import split_of
 from vram_llm.planner.override_check import checked_overrides
-from vram_llm.planner.search.alternatives import alternatives, split_by_free_memory
+from vram_llm.planner.search.alternatives import (
+    alternative_to,
+    alternatives,
+    pinned_context,
+    split_by_free_memory,
+)
 from vram_llm.planner.search.auto_context import plan_auto_context
 from vram_llm.planner.search.candidate import Candidate, expected_speed
 from vram_llm.planner.search.fitting_ways import fitting_ways
@@ -19,7 +25,9 @@ from vram_llm.planner.search.largest_context import plan_largest_context
 from vram_llm.planner.search.on_card_context import on_card_prices
 from vram_llm.planner.search.prompt_choice import choose_prompts, plan_with_prompts
 from vram_llm.planner.search.search import plan_fewest_on_host
+from vram_llm.planner.search.tensor_search import TensorChoice, choose_split_mode
 from vram_llm.planner.speed_notes import speed_notes
+from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import (
     PLAN_VERSION,
     Alternative,
@@ -57,7 +65,8 @@ def make_plan(
     """
     workload = _with_checked_overrides(profile, machine, workload)
     chosen, more, prices = choose_candidate(profile, machine, workload, exact)
-    chosen = _with_load_mode(workload, chosen)
+    split = choose_split_mode(profile, machine, workload, _with_load_mode(workload, chosen), exact)
+    chosen = split.chosen
     companions = (*adapters(profile, machine, workload.loras, chosen.placement), *companions)
     if not chosen.estimate.fits:
         raise _does_not_fit(profile, machine, workload, chosen, companions, exact)
@@ -66,12 +75,13 @@ def make_plan(
         return replace(other, speed=expected_speed(profile, machine, workload, other))
 
     by_free_memory, others = None, tuple[Alternative, ...]()
-    if compares:
+    if compares and not split.shares_tensors:
         by_free_memory = split_by_free_memory(profile, machine, workload, chosen, exact)
         others = (
             *alternatives(profile, machine, workload, chosen, exact),
             *idle_device_alternatives(profile, machine, workload, chosen),
         )
+    others = (*_by_other_mode(workload, split), *others)
     plan = Plan(
         version=PLAN_VERSION,
         model=_planned_model(profile),
@@ -87,18 +97,55 @@ def make_plan(
         objective=workload.objective,
         speed=expected_speed(profile, machine, workload, chosen),
         speed_at_end=_speed_at_end(profile, machine, workload, chosen),
-        context_prices=(*prices, *on_card_prices(profile, machine, workload, chosen)),
+        context_prices=_context_prices(profile, machine, workload, chosen, prices),
         notes=(
-            *explain.notes(profile, machine, chosen, more),
-            *_shortened(profile, workload, chosen),
-            *explain.unmapped(profile, workload),
-            *explain.left_out(machine, companions),
-            *speed_notes(machine, chosen.placement),
+            *split.notes,
+            *(() if split.shares_tensors else explain.notes(profile, machine, chosen, more)),
+            *_notes(profile, machine, workload, chosen, companions),
         ),
         serving=_serving(workload.serving, profile, chosen, machine),
         host=machine.host,
     )
     return replace(plan, notes=(*plan.notes, *idle_notes(plan), *link_notes(plan)))
+
+
+def _notes(
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    chosen: Candidate,
+    companions: tuple[Companion, ...],
+) -> tuple[str, ...]:
+    """Notes on a plan by whatever split mode."""
+    return (
+        *_shortened(profile, workload, chosen),
+        *explain.unmapped(profile, workload),
+        *explain.left_out(machine, companions),
+        *speed_notes(machine, chosen.placement),
+    )
+
+
+def _by_other_mode(workload: Workload, split: TensorChoice) -> tuple[Alternative, ...]:
+    """The plan with the other split mode, and its flags."""
+    if (other := split.other) is None:
+        return ()
+    mode, shares = other.placement.split_mode, split_of(other.placement)
+    pinned = pinned_context(workload, split.chosen)
+    flags = (*pinned, "--split-mode", mode.value, "--tensor-split", str(shares))
+    return (alternative_to(f"split by {mode.value}s", flags, other, split.chosen.estimate),)
+
+
+def _context_prices(
+    profile: ModelProfile,
+    machine: Machine,
+    workload: Workload,
+    chosen: Candidate,
+    prices: tuple[ContextPrice, ...],
+) -> tuple[ContextPrice, ...]:
+    """Prices of other contexts; none for a tensor split, whose bytes only a dry run counts."""
+    if chosen.placement.split_mode is SplitMode.TENSOR:
+        return ()
+    return (*prices, *on_card_prices(profile, machine, workload, chosen))
 
 
 def _with_checked_overrides(profile: ModelProfile, machine: Machine, workload: Workload) -> Workload:
@@ -206,6 +253,8 @@ def _serving(wanted: Serving, profile: ModelProfile, chosen: Candidate, machine:
     if kv_bytes := profile.kv_bytes_per_token:
         wanted = replace(wanted, idle_tokens=round(_IDLE_SHARE * profile.active_bytes_per_token / kv_bytes))
     left = max(-chosen.estimate.host.over_bytes, 0)
+    if chosen.placement.split_mode is SplitMode.TENSOR:  # states of shared tensors are not saved
+        return replace(wanted, slots_ram_bytes=0, slots_disk_bytes=0)
     used = [device for device in machine.devices if device.id in chosen.placement.device_order]
     if wanted.slots_ram_bytes is None and any(device.kind is DeviceKind.RPC for device in used):
         return replace(wanted, slots_ram_bytes=0)

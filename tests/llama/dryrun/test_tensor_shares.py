@@ -12,15 +12,17 @@ from tests.counting_worker import CountingWorker, counting_workers
 from tests.zoo.blocks import attention, common_keys, ends, ffn, routed
 from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
 from tests.zoo.writer import Model
-from vram_llm.errors import ModelRefused
+from vram_llm.errors import BadPlan, ModelRefused
 from vram_llm.llama import rpc
 from vram_llm.llama.devices import Servers
 from vram_llm.llama.dryrun.client import DryRun
 from vram_llm.llama.model import LoadedModel
 from vram_llm.machine.types import Device, Host, Machine
 from vram_llm.model.header_reader import read_header
+from vram_llm.planner.export.formats import emit, from_json, to_json
 from vram_llm.planner.llama_split import placement_from_counts, tensor_placement
 from vram_llm.planner.make_plan import make_plan
+from vram_llm.planner.tensor_split import SplitChoice, SplitMode
 from vram_llm.planner.types import Context, Placement, Plan, Workload
 from vram_llm.workflows import detection
 
@@ -116,6 +118,50 @@ def test_shares_that_leave_a_device_without_part_of_a_tensor(
     path = write_loadable(LOADABLE["gemma3"](), tmp_path / "model.gguf")
     with pytest.raises(ModelRefused, match="a device would get no share of "):
         _measure(dry, path, devices, host, (5, 3, 1))
+
+
+def test_a_plan_and_its_load(
+    devices: tuple[Device, ...], servers: Servers, dry: DryRun, host: Host, tmp_path: Path
+) -> None:
+    """A plan by tensors holds what it says, and the engine's own report agrees with it to the byte."""
+    path = write_loadable(wide("llama"), tmp_path / "model.gguf")
+    machine = Machine(devices=devices[:2], host=host)
+    workload = Workload(
+        n_ctx=512, parallel=2, n_ubatch=N_TOKENS, reserve_bytes=0, split_mode=SplitChoice.TENSOR
+    )
+    header = read_header(path)
+    plan = make_plan(
+        detection.analyze(str(path)),
+        machine,
+        workload,
+        lambda context: dry.meter(header, context, machine.devices, host, 0),
+    )
+    assert plan.placement.split_mode is SplitMode.TENSOR
+    assert {use.id for use in plan.estimate.devices} == {"RPC0", "RPC1"}
+    assert [other.name for other in plan.alternatives] == ["split by layers"]
+    assert "--split-mode tensor" in emit(plan, "llama-server").replace("\\\n", " ")
+    assert from_json(to_json(plan), "plan.json") == plan
+    model = LoadedModel(plan, servers=servers)
+    try:
+        model.batch.add([i * 7919 % 1000 for i in range(N_TOKENS)], 0, 0, n_outputs=1)
+        assert model.decode() == 0
+        model.wait()
+        held = model.memory_use()
+    finally:
+        model.close()
+    assert [held[use.id] for use in plan.estimate.devices] == [use.use for use in plan.estimate.devices]
+
+
+def test_a_plan_that_is_refused(devices: tuple[Device, ...], dry: DryRun, host: Host, tmp_path: Path) -> None:
+    path = write_loadable(LOADABLE["nemotron_h"](), tmp_path / "model.gguf")
+    header, machine = read_header(path), Machine(devices=devices[:2], host=host)
+    with pytest.raises(BadPlan, match=r"no tensor split: .*'nemotron_h'; --split-mode layer plans"):
+        make_plan(
+            detection.analyze(str(path)),
+            machine,
+            Workload(n_ctx=512, reserve_bytes=0, split_mode=SplitChoice.TENSOR),
+            lambda context: dry.meter(header, context, machine.devices, host, 0),
+        )
 
 
 def _measure(

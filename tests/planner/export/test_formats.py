@@ -32,7 +32,7 @@ def test_a_plans_json_has_the_fields_that_other_programs_read(document: bytes) -
     assert {"id", "name", "kind", "total_bytes", "free_bytes", "reserve_bytes"} <= found["devices"][0].keys()
     assert {
         "device_order", "layers_per_device", "output_device", "cpu_layers", "tensor_split", "n_gpu_layers",
-        "overrides",
+        "overrides", "split_mode",
     } == found["placement"].keys()  # fmt: skip
     assert {"n_ctx", "parallel", "kv_type_k", "kv_type_v"} <= found["context"].keys()
     assert found["estimate"]["method"] == "analytic"

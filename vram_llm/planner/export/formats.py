@@ -5,6 +5,7 @@ import msgspec
 from vram_llm.errors import BadPlan
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.override_check import pattern_fault
+from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import HOST, PLAN_VERSION, FlashAttention, Plan
 
 FORMATS = ("llama-server", "llama-cpp-python", "env", "compose", "json")
@@ -60,7 +61,11 @@ def _contradiction(plan: Plan) -> str | None:
     placement, context = plan.placement, plan.context
     order = placement.device_order
     ids = {device.id for device in plan.devices}
-    counts = (*placement.layers_per_device, placement.cpu_layers)
+    shares_tensors = placement.split_mode is SplitMode.TENSOR
+    own = placement.layers_per_device[:1] if shares_tensors else placement.layers_per_device
+    counts = (*own, placement.cpu_layers)
+    if shares_tensors and set(placement.layers_per_device) != {plan.model.n_layers}:
+        return "its devices do not share all layers"
     if unknown := next((device_id for device_id in order if device_id not in ids), None):
         return f"it places layers on {unknown}, which is not among its devices"
     for override in placement.overrides:

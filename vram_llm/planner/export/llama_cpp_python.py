@@ -14,6 +14,7 @@ from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.context import NO_TENSOR
 from vram_llm.planner.export.device_flags import ExportedDevices, exported_devices, exported_threads
 from vram_llm.planner.export.llama_server import as_comments
+from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import HOST, CompanionKind, FlashAttention, Plan
 
 _CLASS_SCRIPT = """\
@@ -70,6 +71,7 @@ params = C.llama_model_default_params()
 params.devices = ctypes.cast(devices, ctypes.c_void_p)
 params.n_gpu_layers = {n_gpu_layers}
 params.tensor_split = split
+params.split_mode = C.LLAMA_SPLIT_MODE_{split_mode}
 params.load_mode = C.{load_mode}
 {overrides}model = C.llama_model_load_from_file({model!r}.encode(), params)
 assert model, "llama.cpp would not load the model"
@@ -151,6 +153,7 @@ def script(plan: Plan) -> str:
     adapters = [(companion.path, companion.scale) for companion in plan.companions]
     only_cuda = {device.kind for device in exported.devices} <= {DeviceKind.CUDA}
     uses_class = only_cuda and context.kv_unified and not overrides and not adapters
+    uses_class &= plan.placement.split_mode is SplitMode.LAYER
     n_threads = exported_threads(plan) or _ALL_CORES
     no_cards = (("CUDA_VISIBLE_DEVICES", ""),)  # `Llama` would use every card that it sees
     variables = exported.cuda_variables or (no_cards if uses_class else ())
@@ -169,6 +172,7 @@ def script(plan: Plan) -> str:
             kv_offload=context.kv_offload,
             adapters=_ADAPTER_LINES.format(adapters=adapters) if adapters else "",
             n_gpu_layers=plan.placement.n_gpu_layers,
+            split_mode=plan.placement.split_mode.name,
             tensor_split=list(plan.placement.tensor_split) or (None if uses_class else []),
             n_ctx=context.n_ctx,
             n_batch=context.n_batch,

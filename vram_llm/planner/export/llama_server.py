@@ -83,7 +83,7 @@ def settings(
         placement_settings += _companion_settings(companion, exported, folder)
     return (
         *placement_settings,
-        Setting("--split-mode", "layer", "LLAMA_ARG_SPLIT_MODE"),
+        Setting("--split-mode", placement.split_mode.value, "LLAMA_ARG_SPLIT_MODE"),
         Setting("--fit", "off", "LLAMA_ARG_FIT"),
         Setting("--load-mode", "auto" if context.use_mmap else "none", "LLAMA_ARG_LOAD_MODE"),
         # repacked weights of a mapped file would be in memory

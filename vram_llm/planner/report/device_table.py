@@ -7,6 +7,7 @@ from vram_llm.planner.overhead import overhead_bytes
 from vram_llm.planner.placed_parts import OTHER, PlacedPart, on_host, placed_parts
 from vram_llm.planner.report.figures import gib
 from vram_llm.planner.report.idle import idle_reason
+from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import HOST, Plan, PlannedDevice
 from vram_llm.text.lines import Line, Span, Style, bar, line, shorten, wrap
 from vram_llm.text.names import short_name
@@ -37,6 +38,15 @@ class DeviceUse:
         return self.used_bytes / self.budget_bytes if self.budget_bytes > 0 else float(self.used_bytes > 0)
 
 
+def _share(plan: Plan, device_id: str) -> str:
+    """A device's share of every layer, "38%"; "" if it has whole layers."""
+    placement = plan.placement
+    if placement.split_mode is SplitMode.LAYER:
+        return ""
+    share = placement.tensor_split[placement.device_order.index(device_id)] / sum(placement.tensor_split)
+    return f"{share:.0%}"
+
+
 def device_uses(plan: Plan) -> tuple[DeviceUse, ...]:
     """A row for each device of the plan, and one for the host if it holds layers or at least _SMALL_BYTES."""
     layers = dict(zip(plan.placement.device_order, plan.placement.layers_per_device, strict=True))
@@ -55,7 +65,7 @@ def device_uses(plan: Plan) -> tuple[DeviceUse, ...]:
                 DeviceUse(
                     id=device.id,
                     name=name,
-                    layers=_layers(layers[device.id], device.id == output),
+                    layers=_share(plan, device.id) or _layers(layers[device.id], device.id == output),
                     parts=of(device.id),
                     used_bytes=use.total_bytes,
                     budget_bytes=use.budget_bytes,

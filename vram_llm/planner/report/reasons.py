@@ -8,6 +8,7 @@ from vram_llm.planner.report.figures import rate
 from vram_llm.planner.report.from_disk import why_from_disk
 from vram_llm.planner.report.idle import price_of_using
 from vram_llm.planner.report.prompts import why_prompts
+from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import HOST, Objective, Placement, Plan
 from vram_llm.text.names import short_name
 from vram_llm.units import format_bytes
@@ -47,7 +48,7 @@ def _split(plan: Plan) -> tuple[str, ...]:
 
 
 def _layers(plan: Plan) -> tuple[str, ...]:
-    if plan.placement.overrides:
+    if plan.placement.overrides or plan.placement.split_mode is SplitMode.TENSOR:
         return ()
     counts = zip(plan.estimate.devices, plan.placement.layers_per_device, strict=True)
     of_layer = {use.id: use.weights_bytes // count for use, count in counts if count}
@@ -148,6 +149,10 @@ def _by_free_memory(plan: Plan) -> tuple[str, ...]:
 
 def _cut(placement: Placement) -> str:
     """ "25 layers on GPU1, 46 and the output on GPU2"."""
+    if placement.split_mode is SplitMode.TENSOR:
+        shares = zip(placement.device_order, placement.tensor_split, strict=True)
+        whole = sum(placement.tensor_split)
+        return ", ".join(f"{share / whole:.0%} of every layer on {device}" for device, share in shares)
     parts = [f"{placement.cpu_layers} layers on the CPU"] if placement.cpu_layers else []
     for device_id, count in zip(placement.device_order, placement.layers_per_device, strict=True):
         has_output = placement.output_device == device_id

@@ -8,6 +8,8 @@ from vram_llm.planner.disk.read_times import with_disk
 from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.memory.analytic_meter import AnalyticMeter, is_pipelined
 from vram_llm.planner.speed import Predictor
+from vram_llm.planner.tensor_speed import TensorPredictor
+from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import HOST, Alternative, Context, Placement, Plan, SpeedEstimate, Workload
 
 
@@ -25,6 +27,8 @@ def expected_speed(
 ) -> SpeedEstimate:
     """The predicted speed of a placement."""
     context, placement = candidate.context, candidate.placement
+    if placement.split_mode is SplitMode.TENSOR:
+        return TensorPredictor(profile, context, machine, workload)(placement, candidate.estimate)
     pipelined = is_pipelined(profile, context, machine.devices, placement)
     speed = Predictor(profile, context, machine, workload)(placement, pipelined=pipelined)
     return with_disk(speed, profile, placement, context, machine)

@@ -1,0 +1,114 @@
+"""Predicted time of a tensor split: all devices compute at the same time, and add their sums up.
+
+    step      slowest device's (overheads + share * (weights + context + flops)) + sums * all-reduce
+    stage     the same for a micro-batch of a prompt, whose sums have a row for each token
+
+A device's share is that of the weights that it holds, which counts mirrored ones and unequal rounding. Each
+device launches all kernels, so overheads are not shared.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from vram_llm.machine.assumed_speed import with_assumed_speeds
+from vram_llm.machine.types import Device, Machine, Source
+from vram_llm.model.profile import ModelProfile
+from vram_llm.planner.all_reduce import all_reduce_s, n_sums
+from vram_llm.planner.estimates import Estimate
+from vram_llm.planner.layer_times import PlaceTimes, kernels_of
+from vram_llm.planner.llama_split import placement_from_counts
+from vram_llm.planner.speed import Predictor, RunCosts, output_tensors
+from vram_llm.planner.types import Context, DeviceTime, Placement, SpeedEstimate, Workload
+
+_F32 = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """Seconds of a whole model on one device: those that it has for any share, and the others."""
+
+    fixed: float
+    shared: float
+
+
+class TensorPredictor:
+    """Predicts the speed of tensor splits of one model in one context on one machine."""
+
+    def __init__(self, profile: ModelProfile, context: Context, machine: Machine, workload: Workload) -> None:
+        self._profile, self._context = profile, context
+        self._layer_predictor = Predictor(profile, context, machine, workload)
+        self._devices = {device.id: device for device in with_assumed_speeds(machine).devices}
+        self._links = {device.id: device for device in machine.devices}
+        self._n_sums = n_sums(profile)
+        tensors = [*output_tensors(profile), *(t for layer in profile.layers for t in layer.tensors)]
+        self._whole_bytes = sum(tensor.n_bytes for tensor in tensors)
+
+    def ideal_shares(self, ids: tuple[str, ...]) -> tuple[float, ...]:
+        """The shares with which all of these devices take the same time for a step."""
+        rates = [1 / self._decode_costs(device_id, 1).shared for device_id in ids]
+        return tuple(rate / sum(rates) for rate in rates)
+
+    def __call__(self, placement: Placement, estimate: Estimate) -> SpeedEstimate:
+        """The predicted speed of a placement whose bytes are known."""
+        predictor, ids = self._layer_predictor, placement.device_order
+        shares = [min(use.weights_bytes / self._whole_bytes, 1.0) for use in estimate.devices]
+        step = [self._decode_costs(id, 1).fixed + share * self._decode_costs(id, 1).shared
+                for id, share in zip(ids, shares, strict=True)]  # fmt: skip
+        step_s = max(step) + self._sums_s(ids, 1)
+        streams = predictor.streams
+        streams_step_s = self._slowest_s(ids, shares, streams)
+        n_micro = math.ceil(predictor.prompt_tokens / self._context.n_ubatch)
+        rows = math.ceil(predictor.prompt_tokens / n_micro)
+        stage_s = max(
+            costs.fixed + share * costs.shared
+            for id, share in zip(ids, shares, strict=True)
+            for costs in (self._stage_costs(id, rows),)
+        ) + self._sums_s(ids, rows)
+        # bases and names as of the same devices by layers
+        by_layers = predictor(
+            placement_from_counts(ids, _counts(self._profile.n_layers, len(ids)), self._profile.n_layers),
+            pipelined=False,
+        )
+        return replace(
+            by_layers,
+            basis=max(by_layers.basis, Source.ESTIMATED, key=tuple(Source).index),
+            step_s=step_s,
+            tokens_per_s=1 / step_s,
+            streams_step_s=streams_step_s,
+            streams_tokens_per_s=streams / streams_step_s,
+            prompt_s=n_micro * stage_s,
+            prompt_tokens_per_s=predictor.prompt_tokens / (n_micro * stage_s),
+            prompt_stage_s=stage_s,
+            devices=tuple(
+                DeviceTime(id=id, seconds=seconds, share=seconds / step_s)
+                for id, seconds in zip(ids, step, strict=True)
+            ),
+        )
+
+    def _slowest_s(self, ids: tuple[str, ...], shares: list[float], rows: int) -> float:
+        """Seconds of a decode step of `rows` streams."""
+        costs = [self._decode_costs(device_id, rows) for device_id in ids]
+        slowest = max(cost.fixed + share * cost.shared for cost, share in zip(costs, shares, strict=True))
+        return slowest + self._sums_s(ids, rows)
+
+    def _sums_s(self, ids: tuple[str, ...], rows: int) -> float:
+        devices: list[Device] = [self._links[device_id] for device_id in ids]
+        return self._n_sums * all_reduce_s(devices, rows * self._profile.n_embd * _F32)
+
+    def _decode_costs(self, device_id: str, rows: int) -> _Costs:
+        return self._apart(device_id, self._layer_predictor.decode_costs(device_id, rows))
+
+    def _stage_costs(self, device_id: str, rows: int) -> _Costs:
+        depth = self._layer_predictor.prompt_tokens // 2
+        return self._apart(device_id, self._layer_predictor.stage_costs(device_id, rows, depth))
+
+    def _apart(self, device_id: str, costs: RunCosts) -> _Costs:
+        times = PlaceTimes(self._devices[device_id])
+        _, launches = kernels_of(self._profile.layers)
+        overhead_s = sum(map(times.overhead_s, launches)) + costs.fixed
+        return _Costs(overhead_s, max(costs.run(0, self._profile.n_layers + 1) - overhead_s, 0.0))
+
+
+def _counts(n_layers: int, n_devices: int) -> list[int]:
+    """Layers for each device, as equal as can be; the later get more."""
+    return [n_layers * (i + 1) // n_devices - n_layers * i // n_devices for i in range(n_devices)]
