@@ -85,7 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["plan", "good.gguf", "--lora", "nowhere.gguf:0.5"], 10, "there is no file nowhere.gguf"),
         (["plan", "good.gguf", "--lora", "good.gguf"], 11, "is a model: give it as MODEL; --lora takes"),
         (["plan", "good.gguf", "--mmproj", "good.gguf"], 11, "--mmproj takes the model's projector"),
-        (["plan", "good.gguf", "--draft", "mtp"], 23, "the file of Good has no MTP head"),
+        (["plan", "good.gguf", "--draft", "mtp"], 23, "has no MTP head; --draft takes a smaller model"),
         (["plan", "good.gguf", "--draft", "wide.gguf"], 23, "it has 600 tokens, not 320"),
         (["plan", "plain.gguf", "--draft", "hybrid.gguf"], 23, "it cannot take its drafted tokens back"),
         (["serve", "good.gguf", "--draft", "words.gguf", "--port", "0"], 23, "token 259 is '\u2581x0'"),
