@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from vram_llm.workflows import detection, planning
 from vram_llm.workflows.tuning import llama_server, store
 from vram_llm.workflows.tuning.results import TuneProgress, TuneResult
 from vram_llm.workflows.tuning.run import tune
+
+PlanHere = Callable[[str, Machine, Workload], Plan]
 
 pytestmark = pytest.mark.process
 
@@ -53,6 +55,13 @@ def rig() -> Iterator[Machine]:
         )
         devices = tuple(replace(device, link=fast, speed=speed) for device in machine.devices)
         yield replace(machine, devices=devices)
+
+
+@pytest.fixture(scope="module")
+def plan() -> Iterator[PlanHere]:
+    """`planning.plan`, with one dry run for all tests."""
+    with planning.dry_run() as dry:
+        yield lambda model, machine, workload: planning.plan(model, machine, workload, dry, compares=False)
 
 
 @pytest.fixture
@@ -100,7 +109,7 @@ def tuned(model: str, rig: Machine, **more: object) -> TuneResult:
     return tune(model, rig, WISH, minutes=MINUTES, **more)  # type: ignore[arg-type]  # options of tune
 
 
-def test_a_real_run(model: str, rig: Machine, own_store: Path) -> None:
+def test_a_real_run(model: str, rig: Machine, own_store: Path, plan: PlanHere) -> None:
     seen: list[TuneProgress] = []
     result = tune(model, rig, WISH, minutes=0.1, on_progress=seen.append)
     measured = [row for row in result.rows if row.tokens_per_s]
@@ -112,33 +121,33 @@ def test_a_real_run(model: str, rig: Machine, own_store: Path) -> None:
     (record,) = store.read()[0].values()
     assert record.choice is not None
     assert {row.name for row in record.rows} >= {row.name for row in measured}
-    assert planning.plan(model, rig, WISH).notes[0].startswith("tuned on ")
+    assert plan(model, rig, WISH).notes[0].startswith("tuned on ")
 
 
 def test_the_winner_is_used(
-    model: str, rig: Machine, own_store: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, rig: Machine, own_store: Path, plan: PlanHere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     visits = scripted(monkeypatch)
-    before = planning.plan(model, rig, WISH)
+    before = plan(model, rig, WISH)
     result = tuned(model, rig)
     assert result.gain == pytest.approx(0.2, abs=0.02)
     assert result.tokens_per_s == pytest.approx(100)
-    after = planning.plan(model, rig, WISH)
+    after = plan(model, rig, WISH)
     assert split(after) == visits.fastest != split(before)
     assert after.notes[0] == result.kept
     assert "100 tok/s, 20% over the prediction's choice" in after.notes[0]
-    assert split(planning.plan(model, rig, replace(WISH, use_tuned=False))) == split(before)
-    assert not any("tuned" in note for note in planning.plan(model, rig, replace(WISH, parallel=2)).notes)
+    assert split(plan(model, rig, replace(WISH, use_tuned=False))) == split(before)
+    assert not any("tuned" in note for note in plan(model, rig, replace(WISH, parallel=2)).notes)
 
 
 def test_the_kept_plan_is_left_out_with_a_remark(
-    model: str, rig: Machine, own_store: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, rig: Machine, own_store: Path, plan: PlanHere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted(monkeypatch)
     tuned(model, rig)
 
     def remark(machine: Machine) -> str:
-        return next(note for note in planning.plan(model, machine, WISH).notes if "tuned on" in note)
+        return next(note for note in plan(model, machine, WISH).notes if "tuned on" in note)
 
     alone = replace(rig, devices=rig.devices[:1])
     assert "RPC1 of that time is not among the devices; tune again" in remark(alone)
@@ -170,7 +179,7 @@ def test_a_crash_is_a_row(model: str, rig: Machine, own_store: Path, monkeypatch
 
 
 def test_an_interrupt_keeps_what_was_learned(
-    model: str, rig: Machine, own_store: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, rig: Machine, own_store: Path, plan: PlanHere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted(monkeypatch, interrupted_after=4)
     result = tuned(model, rig)
@@ -179,7 +188,7 @@ def test_an_interrupt_keeps_what_was_learned(
     (record,) = store.read()[0].values()
     assert len(record.rows) >= 2
     assert record.choice is None
-    assert not any("tuned" in note for note in planning.plan(model, rig, WISH).notes)
+    assert not any("tuned" in note for note in plan(model, rig, WISH).notes)
 
 
 def test_a_second_run_starts_from_the_first(
@@ -215,15 +224,16 @@ def test_refusals(model: str, rig: Machine, own_store: Path, monkeypatch: pytest
         tune(model, detection.detect(["24GiB"]), Workload(n_ctx=256))
 
 
-def test_llama_server_that_does_not_start_is_a_row(model: str, rig: Machine, own_store: Path) -> None:
+def test_llama_server_that_does_not_start_is_a_row(
+    model: str, rig: Machine, own_store: Path, plan: PlanHere
+) -> None:
     program = own_store / "llama-server"
     program.write_text("#!/bin/sh\necho error: no such device >&2\nexit 3\n")
     program.chmod(0o755)
-    plan = planning.plan(model, rig, WISH)
     from vram_llm.planner.tuning.scores import RequestShape
 
     shape = RequestShape(objective=WISH.objective, streams=1, prompt_tokens=16)
-    row = llama_server.measured_row(str(program), plan, shape, 16, 16, 1.0)
+    row = llama_server.measured_row(str(program), plan(model, rig, WISH), shape, 16, 16, 1.0)
     assert row.name == "llama-server --fit"
     assert "no such device" in (row.failed or "")
 
@@ -250,7 +260,7 @@ def one_line(text: str) -> str:
 
 def test_ctrl_c_ends_with_the_houses_code(model: str, own_store: Path) -> None:
     env = environment() | {DATA_DIR_VARIABLE: str(own_store)}
-    words = command("tune", model, "--n-gpu-layers", "0", "--n-ctx", "256", "--minutes", "30")
+    words = command("tune", model, "--n-gpu-layers", "0", "--n-ctx", "256", "--minutes", "0.5")
     with subprocess.Popen(
         words, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as running:

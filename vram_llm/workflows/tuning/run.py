@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from vram_llm.errors import BadPlan, EngineDied, VramLLMError
+from vram_llm.planner.mtp import AUTO
 from vram_llm.planner.tuning.choice import TunedChoice, choice_of
 from vram_llm.planner.tuning.device_factors import DeviceFactors, MeasuredStep, corrected, fit_factors
 from vram_llm.planner.tuning.halving import (
@@ -68,6 +69,8 @@ def tune(
     from vram_llm.workflows.tuning.llama_server import found_llama_server
 
     workload = dataclasses.replace(workload or Workload(), use_tuned=False)
+    if workload.draft == AUTO:
+        raise BadPlan("--draft auto chooses by prediction, and tune needs one choice: --draft mtp, or none")
     program = found_llama_server() if compares_llama_server else None
     order = _Order(model, machine, workload, 60 * minutes, tuple(kv_types), on_progress)
     with planning.dry_run() as dry:
