@@ -155,8 +155,10 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_is_tried_again_later(p
     engines.refusals["c"] = ModelRefused("no such tensor")
     async with running(plan, engines) as fleet:
         for _ in range(2):  # the second without another load
-            with pytest.raises(ModelRefused, match="no such tensor"):
+            with pytest.raises(ModelRefused, match="no such tensor") as raised:
                 await leased(fleet, "c")
+            assert raised.value.retry_after_s is not None
+            assert 0 < raised.value.retry_after_s <= tenant.FIRST_RETRY_S
         assert len(engines.made) == 3
         assert (fleet.snapshot("c").state, fleet.snapshot("c").detail) == (
             ModelState.FAILED,

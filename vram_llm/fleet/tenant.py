@@ -246,6 +246,7 @@ class Tenant:
         if not is_outdated:
             self.n_failures += 1
             self.failure, self.failed_at, self.wanted_since = error, now, None
+            error.retry_after_s = self.retry_in_s(now)
             self.fail_waiters(error)
 
     def note_gone(self, now: float) -> None:
