@@ -19,6 +19,7 @@ class HeldEngine(EngineClient):
         self.may_load = asyncio.Event()
         self.refusal: VramLLMError | None = None
         self.n_drains = 0
+        self.drain_failure: Exception | None = None
         self.end_failure: Exception | None = None
 
     def start(self) -> None:
@@ -35,8 +36,10 @@ class HeldEngine(EngineClient):
         return INFO
 
     async def drain(self, grace_s: float) -> None:
-        """Count it."""
+        """Count it, and fail with `drain_failure` if there is one."""
         self.n_drains += 1
+        if self.drain_failure is not None:
+            raise self.drain_failure
         await super().drain(grace_s)
 
     async def stop(self) -> None:

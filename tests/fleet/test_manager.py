@@ -1,59 +1,26 @@
 """A fleet's leases, orders, events and changes, with engines that have no process."""
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from tests.conftest import PlanOnCpu
-from tests.fleet.held_engines import Engines
+from tests.fleet.held_engines import Engines, HeldEngine
 from tests.fleet.plans import fleet_plan, packed
-from tests.patience import PATIENCE_S, soon, until
+from tests.fleet.running_fleet import leased, running, states
+from tests.patience import soon, until
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.stats import EngineStats
-from vram_llm.errors import BadPlan, DoesNotFit, EngineDied, ModelRefused, Overloaded, UnknownModel
-from vram_llm.fleet import load_plans, manager, residents, tenant
+from vram_llm.errors import EngineDied, ModelRefused, Overloaded, UnknownModel
+from vram_llm.fleet import manager, residents, tenant
 from vram_llm.fleet.forecast import Wait
-from vram_llm.fleet.load_plans import LoadPlans, Room
 from vram_llm.fleet.manager import Fleet
 from vram_llm.fleet.snapshots import FleetEvent, ModelState
-from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetWay, PackedModel
-from vram_llm.planner.smaller_plan import Less
-from vram_llm.planner.types import HOST, Plan
+from vram_llm.planner.fleet.types import FleetPlan
+from vram_llm.planner.types import HOST
 
 RESIDENT, UNLOADED, QUEUED = ModelState.RESIDENT, ModelState.UNLOADED, ModelState.QUEUED
-
-
-@pytest.fixture
-def plan(plan_on_cpu: PlanOnCpu) -> FleetPlan:
-    """Models a, b and c, of which two fit together; a and b are there at the start."""
-    models = (packed(name, plan_on_cpu(), min_residency_s=0, aliases=(name * 2,)) for name in "abc")
-    return fleet_plan(*models, budget=2, at_start="ab")
-
-
-@asynccontextmanager
-async def running(plan: FleetPlan, engines: Engines, **options: Any) -> AsyncIterator[Fleet]:
-    fleet = Fleet(plan, make_engine=engines, **options)
-    await fleet.start()
-    await soon(fleet.ready())
-    try:
-        yield fleet
-    finally:
-        await soon(fleet.stop())
-        assert all(engine.state == "dead" for engine in engines.made)
-
-
-def states(fleet: Fleet) -> dict[str, str]:
-    return {model.name: model.state for model in fleet.snapshots()}
-
-
-async def leased(fleet: Fleet, name: str) -> None:
-    async with fleet.lease(name):
-        pass
 
 
 async def test_models_of_the_start_are_resident(plan: FleetPlan) -> None:
@@ -104,14 +71,20 @@ async def test_a_drain_ends_if_nobody_waits_any_more(plan: FleetPlan) -> None:
         assert [fleet.snapshot(name).in_flight for name in "ab"] == [0, 0]
 
 
-async def test_a_slow_reader_is_cut_off_after_the_limit(plan: FleetPlan) -> None:
+@pytest.mark.parametrize("failure", [None, RuntimeError("the cluster is away")])
+async def test_a_slow_reader_keeps_no_model_after_the_limit(
+    plan: FleetPlan, failure: Exception | None
+) -> None:
+    """Its request ends in the engine, and its lease when it has read that."""
     engines = Engines()
-    async with running(plan, engines, drain_limit_s=0.1) as fleet, fleet.lease("a"), AsyncExitStack() as held:
-        await held.enter_async_context(fleet.lease("b"))
-        waiting = asyncio.create_task(leased(fleet, "c"))
-        await until(lambda: any(engine.n_drains for engine in engines.made), "the limit")
-        await held.aclose()
-        await soon(waiting)
+    alone = replace(plan, budgets={HOST: 1}, resident_at_start=("a",))
+    async with running(alone, engines, drain_limit_s=0.1) as fleet:
+        engines.latest("a").drain_failure = failure
+        async with fleet.lease("a"):
+            await soon(leased(fleet, "c"))
+            assert engines.latest("a").n_drains == 1
+            assert states(fleet) == {"a": UNLOADED, "b": UNLOADED, "c": RESIDENT}
+        assert fleet.snapshot("a").in_flight == 0
 
 
 async def test_a_model_that_was_cut_off_ends_also_if_nobody_waits_any_more(plan: FleetPlan) -> None:
@@ -123,23 +96,9 @@ async def test_a_model_that_was_cut_off_ends_also_if_nobody_waits_any_more(plan:
             await until(lambda: engines.latest("a").n_drains > 0, "the limit")
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-            assert states(fleet)["a"] is ModelState.UNLOADING  # its engine refuses requests
+            await until(lambda: states(fleet)["a"] is UNLOADED, "its end: it refuses requests")
         async with fleet.lease("a") as other:
             assert other is not engine
-
-
-async def test_an_order_to_load_a_model_that_leaves_is_done_if_it_stays(plan: FleetPlan) -> None:
-    alone = replace(plan, budgets={HOST: 1}, resident_at_start=("a",))
-    async with running(alone, Engines()) as fleet:
-        async with fleet.lease("a"):
-            waiting = asyncio.create_task(leased(fleet, "c"))
-            await until(lambda: states(fleet)["a"] is ModelState.UNLOADING, "a drain")
-            order = asyncio.create_task(fleet.load("a"))
-            await asyncio.sleep(0)  # the order begins
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
-            await soon(order)
-        await soon(leased(fleet, "c"))  # nobody waits for a any more
 
 
 async def test_an_engine_whose_end_fails_does_not_stay_for_ever(plan: FleetPlan) -> None:
@@ -223,30 +182,6 @@ async def test_requests_that_would_wait_too_long_are_refused_with_the_time(plan:
         assert fleet.snapshot("c").waiting == 0
 
 
-async def test_orders(plan: FleetPlan) -> None:
-    async with running(plan, Engines()) as fleet:
-        async with fleet.lease("a"):
-            order = asyncio.create_task(fleet.unload("a"))
-            await asyncio.sleep(0.05)  # it must still wait: longer here would only make it surer
-            assert not order.done()
-        await soon(order)
-        assert states(fleet) == {"a": UNLOADED, "b": RESIDENT, "c": UNLOADED}
-        await soon(fleet.load("c"))
-        await soon(fleet.sleep())
-        assert states(fleet) == {"a": ModelState.SLEEPING, "b": ModelState.SLEEPING, "c": ModelState.SLEEPING}
-        await leased(fleet, "b")
-        assert states(fleet)["b"] is RESIDENT
-
-
-async def test_an_order_to_load_that_waits_for_memory_is_taken_back(plan: FleetPlan) -> None:
-    async with running(plan, Engines()) as fleet, fleet.lease("a"), fleet.lease("b"):
-        order = asyncio.create_task(fleet.load("c"))
-        await until(lambda: states(fleet)["c"] is QUEUED, "queued")
-        await soon(fleet.unload("c"))
-        await soon(order)
-        assert states(fleet) == {"a": RESIDENT, "b": RESIDENT, "c": UNLOADED}
-
-
 async def test_a_time_to_live(plan_on_cpu: PlanOnCpu) -> None:
     plan = fleet_plan(packed("a", plan_on_cpu(), ttl_s=0.1), budget=1)
     async with running(plan, Engines()) as fleet:
@@ -306,74 +241,6 @@ async def test_a_model_whose_plan_changes_while_it_loads_is_loaded_by_the_new_pl
         await soon(fleet.stop())
 
 
-@pytest.mark.parametrize("phase", ["waits for memory", "loads", "drains for another"])
-async def test_an_order_to_unload_comes_first_whatever_the_model_does(plan: FleetPlan, phase: str) -> None:
-    """A request that waits is answered, and then the model is unloaded, also if nobody needs the memory."""
-    engines = Engines()
-    engines.hold = {"c"}
-    async with running(plan, engines) as fleet, AsyncExitStack() as held:
-        if phase == "drains for another":
-            for name in "ab":
-                await held.enter_async_context(fleet.lease(name))
-            waiting = asyncio.create_task(leased(fleet, "c"))
-            await until(lambda: ModelState.UNLOADING in states(fleet).values(), "a drain")
-            name = next(name for name, state in states(fleet).items() if state is ModelState.UNLOADING)
-            order = asyncio.create_task(fleet.unload(name))
-            await asyncio.sleep(0)  # the order begins
-            waiting.cancel()
-        else:
-            if phase == "waits for memory":
-                for name in "ab":
-                    await held.enter_async_context(fleet.lease(name))
-            waiting, name = asyncio.create_task(leased(fleet, "c")), "c"
-            await until(lambda: states(fleet)["c"] in (QUEUED, ModelState.LOADING), "asked")
-            order = asyncio.create_task(fleet.unload(name))
-            await asyncio.sleep(0)  # the order begins
-        await held.aclose()
-        await until(lambda: waiting.done() or len(engines.made) == 3, "the load")
-        if name == "c":
-            engines.latest("c").may_load.set()
-        await soon(asyncio.gather(waiting, return_exceptions=True))
-        await soon(order)
-        assert states(fleet)[name] is UNLOADED
-
-
-async def test_an_order_to_unload_ends_a_load_for_which_nobody_waits(plan: FleetPlan) -> None:
-    engines = Engines()
-    engines.hold = {"c"}
-    async with running(plan, engines) as fleet:
-        load = asyncio.create_task(fleet.load("c"))
-        await until(lambda: len(engines.made) == 3, "the load")
-        await soon(fleet.unload("c"))
-        await soon(load)
-        assert (states(fleet)["c"], engines.latest("c").state) == (UNLOADED, "dead")
-        again = asyncio.create_task(fleet.load("c"))
-        await until(lambda: len(engines.made) == 4, "the load")
-        gone = asyncio.create_task(fleet.unload("c"))
-        await asyncio.sleep(0)  # the order begins
-        last = asyncio.create_task(fleet.load("c"))  # the last order counts
-        await until(lambda: len(engines.made) == 5, "the load")
-        engines.latest("c").may_load.set()
-        await soon(asyncio.gather(again, gone, last))
-        assert states(fleet)["c"] is RESIDENT
-
-
-async def test_an_order_that_comes_as_a_load_ends_is_carried_out(plan: FleetPlan) -> None:
-    """The engine has loaded, and the fleet has not taken note of it."""
-    engines = Engines()
-    engines.hold = {"c"}
-    async with running(plan, engines) as fleet:
-        load = asyncio.create_task(fleet.load("c"))
-        await until(lambda: len(engines.made) == 3, "the load")
-        engines.latest("c").may_load.set()
-        order = asyncio.create_task(fleet.unload("c"))
-        await soon(asyncio.gather(load, order))
-        assert (states(fleet)["c"], engines.latest("c").state) == (UNLOADED, "dead")
-        engines.hold.clear()
-        async with fleet.lease("c") as engine:
-            assert engine is engines.latest("c") is not engines.made[2]
-
-
 async def test_loads_that_fail_are_tried_again_ever_later(
     plan: FleetPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,78 +276,6 @@ async def test_an_unknown_wait_has_no_number(plan: FleetPlan, monkeypatch: pytes
             await leased(fleet, "c")
 
 
-async def test_memory_that_other_programs_take(
-    plan: FleetPlan, plan_on_cpu: PlanOnCpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(load_plans, "_LOOK_EVERY_S", 0.001)
-    free = {HOST: 100}
-    loads = LoadPlans(lambda _: free)
-    async with running(plan, Engines(), load_plans=loads) as fleet:
-        await fleet.sleep()
-        free[HOST] = 0
-        with pytest.raises(
-            DoesNotFit, match=r"c does not fit into the memory that is free now: the host \(needs"
-        ):
-            await soon(leased(fleet, "c"))
-    replans = Replans(packed("c", plan_on_cpu(n_ctx=256)))
-    async with running(plan, engines := Engines(), load_plans=LoadPlans(lambda _: free, replans)) as fleet:
-        await leased(fleet, "c")
-        assert engines.latest("c").plan.context.n_ctx == 256
-    assert [(len(room.residents), room.left) for room in replans.rooms] == [(1, {HOST: 1})] * 3
-
-
-async def test_an_engine_that_is_planned_again_has_the_memory_that_others_leave(
-    plan: FleetPlan, plan_on_cpu: PlanOnCpu
-) -> None:
-    """No load begins before the new plan counts. An engine that has ended meanwhile gets none."""
-    replans = Replans(packed("a", plan_on_cpu(n_ctx=256), uses={HOST: 2}))
-    roomy = replace(plan, budgets={HOST: 3})
-    loads, engines = LoadPlans(None, replans), Engines()
-    async with running(roomy, engines, load_plans=loads) as fleet, AsyncExitStack() as held:
-        await soon(fleet.unload("b"))
-        await held.enter_async_context(fleet.lease("a"))
-        replan = fleet.replan_of("a")
-        assert replan is not None
-        replans.may_end.clear()
-        planning = asyncio.create_task(asyncio.to_thread(replan, engines.latest("a").plan, Less()))
-        await until(lambda: len(replans.rooms) == 1, "begun")
-        b, c = (asyncio.create_task(leased(fleet, name)) for name in "bc")
-        await asyncio.sleep(0.05)  # they must still wait: longer here would only make it surer
-        assert (states(fleet)["b"], states(fleet)["c"]) == (QUEUED, QUEUED)
-        replans.may_end.set()
-        assert (await soon(planning)).context.n_ctx == 256
-        await soon(b)  # beside the two bytes of a; for c there is no room
-        assert fleet.snapshot("a").bytes_by_device == {HOST: 2}
-        c.cancel()
-        await asyncio.gather(c, return_exceptions=True)
-        with pytest.raises(BadPlan, match="a has another plan by now"):
-            await soon(asyncio.to_thread(replan, engines.made[0].plan, Less()))
-    assert replans.rooms[0].left == {HOST: 3}
-
-
-class Replans:
-    """Gives `packed` for each plan that is made again, and keeps the rooms."""
-
-    def __init__(self, packed: PackedModel) -> None:
-        self.packed = packed
-        self.rooms: list[Room] = []
-        self.may_end = threading.Event()
-        self.may_end.set()
-
-    def __call__(self, name: str, room: Room) -> PackedModel:
-        self.rooms.append(room)
-        return (
-            self.packed
-            if name == self.packed.spec.name
-            else replace(self.packed, spec=FleetModelSpec(name=name, source=""))
-        )
-
-    def way(self, name: str, plan: Plan, room: Room, less: Less) -> FleetWay:
-        self.rooms.append(room)
-        assert self.may_end.wait(PATIENCE_S)
-        return self.packed.ways[0]
-
-
 async def test_counts_go_on_over_loads(plan: FleetPlan) -> None:
     async with running(plan, engines := Engines()) as fleet:
         assert fleet.activity("c") is None
@@ -510,3 +305,30 @@ async def test_requests_at_the_end(plan: FleetPlan) -> None:
             await waiting
         with pytest.raises(EngineDied, match="the server is shutting down"):
             await leased(fleet, "a")
+        with pytest.raises(EngineDied, match="the server is shutting down"):
+            await soon(fleet.load("c"))
+        with pytest.raises(EngineDied, match="the server is shutting down"):
+            await fleet.apply(replace(plan, resident_at_start=("c",)))
+
+
+async def test_orders_and_leases_that_are_held_at_the_end(plan: FleetPlan) -> None:
+    """Nobody waits for an order for ever."""
+    async with running(plan, Engines()) as fleet, fleet.lease("a"):
+        order = asyncio.create_task(fleet.unload("a"))
+        await until(lambda: states(fleet)["a"] is ModelState.UNLOADING, "a drain")
+        await soon(fleet.stop())
+        await soon(order)
+
+
+async def test_a_step_that_fails_is_in_the_log(
+    plan: FleetPlan, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engines = Engines()
+
+    async def ended() -> None:
+        raise RuntimeError("a bug")
+
+    async with running(plan, engines) as fleet:
+        monkeypatch.setattr(HeldEngine, "ended", lambda _: ended())
+        await leased(fleet, "c")
+        await until(lambda: "a step of the fleet failed" in caplog.text, "logged")

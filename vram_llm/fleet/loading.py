@@ -108,11 +108,12 @@ class Loader:
     async def _replanned(self, tenant: Tenant, plan: Plan, less: Less) -> Plan:
         """Another plan of an engine. Raises DoesNotFit; BadPlan if the model has other plans by now."""
         replan = self._load_plans.replan
-        way = next((way for way in tenant.ways if way.plan == plan), None)
+        way, engine = next((way for way in tenant.ways if way.plan == plan), None), tenant.engine
         async with self._planning(tenant, way) as room:
             if way is not None and replan is not None:
                 found = await self._in_thread(lambda: replan.way(tenant.name, plan, room, less))
-                if any(each is way for each in tenant.ways):
+                is_loaded = engine is not None and tenant.engine is engine  # by these ways
+                if is_loaded and any(each is way for each in tenant.ways):
                     tenant.ways = tuple(found if each is way else each for each in tenant.ways)
                     return found.plan
         raise BadPlan(f"{tenant.name} has another plan by now")

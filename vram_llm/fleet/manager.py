@@ -81,6 +81,10 @@ class Fleet:
         self._refuse_all()
         await self._residents.close()
 
+    def _check_running(self) -> None:
+        if self._is_stopping:
+            raise EngineDied(_STOPPED)
+
     def _refuse_all(self) -> None:
         self._is_stopping = True
         for tenant in self._residents.tenants.values():
@@ -91,8 +95,10 @@ class Fleet:
         """Go on with another plan. Engines of models that are loaded alike in both stay as they are.
 
         Models that are gone, and those with another plan, are unloaded once their leases have ended; the
-        latter are loaded again if they were resident. Does not wait for that.
+        latter are loaded again if they were resident. Does not wait for that. Raises EngineDied if the fleet
+        is stopping.
         """
+        self._check_running()
         self.plan = plan
         packed = {model.spec.name: model for model in plan.models}
         for name, tenant in list(self._residents.tenants.items()):
@@ -142,8 +148,7 @@ class Fleet:
     async def _enter(self, tenant: Tenant) -> Lease:
         now = time.monotonic()
         tenant.times.note_request(now)
-        if self._is_stopping:
-            raise EngineDied(_STOPPED)
+        self._check_running()
         if tenant.phase is Phase.RESIDENT:
             _check_outage(tenant, now)
             return tenant.begin_lease(now)
@@ -184,6 +189,7 @@ class Fleet:
     async def load(self, model: str) -> None:
         """Load a model as a request would, and wait for it. Raises as `lease` does."""
         tenant = self._find(model)
+        self._check_running()
         tenant.want(time.monotonic())
         self._residents.advance()
         await self._until_loaded(tenant.name)

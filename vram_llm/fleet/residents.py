@@ -1,8 +1,8 @@
 """The engines of a fleet: carries out what residency.py decides.
 
 A model leaves in three steps: new requests for it wait, its leases end, its processes end. The load of the
-next model begins once they are gone. Leases that have not ended after `drain_limit_s` lose their requests
-with EngineDied, so that no slow reader keeps others waiting for ever.
+next model begins once they are gone. Requests that have not ended after `drain_limit_s` end with EngineDied,
+and the model leaves before their clients have read that: no slow reader keeps others waiting for ever.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ class Residents:
         await asyncio.gather(*(_end_engine(tenant) for tenant in self.tenants.values()))
         self.loader.close()
         for tenant in self.tenants.values():
-            tenant.phase = Phase.ABSENT
+            tenant.note_gone(time.monotonic())
             self._tell(tenant)
         self._stirred.set()
         self.changes.close()
@@ -211,7 +211,9 @@ class Residents:
             self.tenants.pop(tenant.name, None)
 
     async def _cut_off(self, tenant: Tenant) -> None:
-        assert tenant.engine is not None
+        """End its requests, and its engine: a client that reads slowly may hold its lease for hours."""
+        engine = tenant.engine
+        assert engine is not None
         log.warning(
             "%s has %d requests that have not ended within %g s; they end now, for %s",
             tenant.name,
@@ -219,12 +221,19 @@ class Residents:
             self._drain_limit_s,
             tenant.why_drained,
         )
-        await tenant.engine.drain(0.0)
+        try:
+            await engine.drain(0.0)
+        except Exception:  # of many kinds, as from Ray: the engine has to end all the same
+            log.exception("the requests of %s could not be ended", tenant.name)
+        if tenant.engine is engine and tenant.phase is Phase.DRAINING:
+            tenant.phase = Phase.STOPPING
+            await self._stop(tenant)
 
     def _run(self, step: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(step)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_log_failure)
         return task
 
     # -- events ----------------------------------------------------------------------------------
@@ -254,3 +263,9 @@ async def _end_engine(tenant: Tenant) -> None:
             await tenant.engine.stop()
     except Exception:  # of many kinds, as from Ray: the model must not be unloaded for ever
         log.exception("the end of the engine of %s failed", tenant.name)
+
+
+def _log_failure(step: "asyncio.Task[None]") -> None:
+    """Log the error of a step: it is a bug, as steps handle all errors that are expected."""
+    if not step.cancelled() and (error := step.exception()) is not None:
+        log.error("a step of the fleet failed", exc_info=error)
