@@ -139,8 +139,8 @@ def test_only_the_experts_used_are_read(tmp_path: Path) -> None:
     assert found.streams_step_s is not None
     experts = sum(layer.expert_bytes for layer in moe.layers)
     dense = moe.active_bytes_per_token - experts * 8 / 128
-    reached = experts * (1 - (120 / 128) ** 4) / 0.6  # by another kernel, which takes 80 us a layer more
-    assert found.streams_step_s == pytest.approx((dense + reached) / 100e9 + 48 * 80e-6, rel=0.01)
+    reached = experts * (1 - (120 / 128) ** 4) / 0.65  # by another kernel, which takes 85 us a layer more
+    assert found.streams_step_s == pytest.approx((dense + reached) / 100e9 + 48 * 85e-6, rel=0.01)
 
 
 def test_layers_with_more_kernels_have_more_overhead(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_layers_with_more_kernels_have_more_overhead(tmp_path: Path) -> None:
     pattern = "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME"
     assert per_layer(zoo.nemotron_nano(pattern), rig) == pytest.approx([mixers[c] for c in pattern], abs=0.1)
     vulkan = with_speeds(machine([LAPTOP], kind=DeviceKind.VULKAN), speed(1e9, layer_us=100))
-    assert per_layer(zoo.qwen3_moe(), vulkan) == pytest.approx([100] * 48, abs=0.1)
+    assert per_layer(zoo.qwen3_moe(), vulkan) == pytest.approx([150] * 48, abs=0.1)
 
 
 def test_a_sliding_window_is_read_no_further_than_it_reaches(tmp_path: Path) -> None:

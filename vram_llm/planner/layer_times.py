@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from vram_llm.machine.datasheet_speed import expert_share
+from vram_llm.machine.card_figures import PLAIN, Part, figures_of
 from vram_llm.machine.types import Device, DeviceKind, Host, Speed
 from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.profile import ModelProfile
@@ -13,14 +13,7 @@ from vram_llm.model.tensors import Role, Tensor
 _SHARING = 0.5  # n tokens choose as many experts as n^0.5 independent ones
 _QUANTIZED_SHARE = 0.15  # of a processor's attention over an f16 cache
 
-# On NVIDIA cards; on others they do not hold.
-_CACHE_SHARE = 0.8  # of the read rate of weights, for K and V
-_EXPERT_ROWS_SHARE = 0.6  # of that rate, for experts of several rows: another kernel
-_EXPERT_ROWS_S = 80e-6  # a layer more, for the same kernel
-
-# Kernels of a layer, relative to those of a dense layer with attention.
-_ATTENTION, _LATENT_ATTENTION, _DELTA_NET, _STATE_SPACE = 0.6, 1.5, 0.9, 0.6
-_DENSE, _EXPERTS, _POST_NORMS = 0.4, 0.9, 0.8
+_VECTOR_ROWS = 8  # rows of a step that llama.cpp's vector kernels compute (MMVQ_MAX_BATCH_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,35 +44,44 @@ def weights_of(tensors: Iterable[Tensor], used_experts: float = 1.0) -> tuple[We
     )
 
 
-def launches(layer: Layer) -> float:
-    """Kernels that a layer launches, relative to those of a dense layer with attention."""
+def parts_of(layer: Layer) -> tuple[Part, ...]:
+    """The parts of a layer that launch kernels."""
     names = [tensor.name.partition(".")[2].partition(".")[2] for tensor in layer.tensors]
     lines = "".join(f"\n{name}" for name in names)  # one text is searched faster than many
 
     def has(*starts: str) -> bool:
         return any(f"\n{start}" in lines for start in starts)
 
+    parts = []
     if has("attn_kv_a_mqa"):
-        mixer = _LATENT_ATTENTION
+        parts.append(Part.LATENT_ATTENTION)
     elif has("ssm_beta", "ssm_alpha", "ssm_ba", "ssm_f_a", "time_mix_"):
-        mixer = _DELTA_NET
+        parts.append(Part.DELTA_NET)
     else:
-        mixer = _STATE_SPACE * has("ssm_", "shortconv.") + _ATTENTION * has("attn_q", "attn_k", "attn_output")
-    network = _EXPERTS if layer.expert_bytes else _DENSE * has("ffn_up", "ffn_down")
-    return mixer + network + _POST_NORMS * has("post_ffw_norm") or 1.0
+        if has("ssm_", "shortconv."):
+            parts.append(Part.STATE_SPACE)
+        if has("attn_q", "attn_k", "attn_output"):
+            parts.append(Part.ATTENTION)
+    if layer.expert_bytes:
+        parts.append(Part.EXPERTS)
+    elif has("ffn_up", "ffn_down"):
+        parts.append(Part.DENSE)
+    if has("post_ffw_norm"):
+        parts.append(Part.POST_NORMS)
+    return tuple(parts)
 
 
-_Kernels = tuple[list[tuple[Weights, ...]], list[float]]
+_Kernels = tuple[list[tuple[Weights, ...]], list[tuple[Part, ...]]]
 _KEPT_MODELS = 8
 _kernels: dict[int, tuple[Sequence[Layer], _Kernels]] = {}  # by the id of the layers, which are kept with it
 
 
 def kernels_of(layers: tuple[Layer, ...]) -> _Kernels:
-    """The weights and the launches of each layer, made once for a model: each placement asks for them."""
+    """The weights and the parts of each layer, made once for a model: each placement asks for them."""
     known = _kernels.get(id(layers))
     if known is None:
         weights = [weights_of(layer.tensors, used_share(layer)) for layer in layers]
-        known = layers, (weights, [launches(layer) for layer in layers])
+        known = layers, (weights, [parts_of(layer) for layer in layers])
         for oldest in list(_kernels)[: 1 - _KEPT_MODELS]:
             _kernels.pop(oldest, None)
         _kernels[id(layers)] = known
@@ -110,30 +112,37 @@ class PlaceTimes:
         self.speed: Speed = place.speed
         self.split_s = place.speed.split_s.value
         self.kind: DeviceKind | None = None if isinstance(place, Host) else place.kind
-        self._is_nvidia = self.kind is DeviceKind.CUDA
-        self._counts_launches = self.kind in (None, DeviceKind.RPC, DeviceKind.CUDA)
+        self._figures = PLAIN if isinstance(place, Host) else figures_of(place)
         self._types = {each.type: each for each in place.speed.types}
         share = place.speed.expert_read_share
         self._expert_read_share = 1.0 if share is None else share.value
 
-    def overhead_s(self, n_launches: float) -> float:
+    def overhead_s(self, parts: Sequence[Part]) -> float:
         """Seconds of a layer whatever its bytes: launches on a card, barriers on a processor."""
-        return self.speed.layer_overhead_s.value * (n_launches if self._counts_launches else 1.0)
+        n_launches = sum(self._figures.launches[part] for part in parts) if parts else 1.0
+        return self.speed.layer_overhead_s.value * n_launches
+
+    def rows_s(self, parts: Sequence[Part], rows: int) -> float:
+        """Seconds that a layer takes more for several rows, whatever its bytes."""
+        return self._figures.latent_rows_s if rows > 1 and Part.LATENT_ATTENTION in parts else 0.0
 
     def decode_s(self, weights: Sequence[Weights], rows: int) -> float:
         """Seconds of a decode step of `rows` tokens, one of each sequence.
 
         Weights never take longer for all rows together than for one row after the other.
         """
+        figures = self._figures
         together = alone = 0.0
+        vector_rows = min(rows, _VECTOR_ROWS) - 1
+        more_rows = (rows - 1 - vector_rows) * figures.row_share / figures.more_rows_share
         for part in weights:
             read_s = part.n_bytes / self._read_bytes_per_s(part)
-            slower = _EXPERT_ROWS_SHARE if part.are_experts and self._is_nvidia and rows > 1 else 1.0
+            slower = figures.expert_rows_share if part.are_experts and rows > 1 else 1.0
             together += part.share_of(rows) * read_s / slower
-            together += (rows - 1) * 2 * part.used * part.params / self._row_flops_per_s(part)
+            together += (vector_rows + more_rows) * 2 * part.used * part.params / self._row_flops_per_s(part)
             alone += part.used * read_s
-        if rows > 1 and self._is_nvidia and any(part.are_experts for part in weights):
-            together += _EXPERT_ROWS_S
+        if rows > 1 and any(part.are_experts for part in weights):
+            together += figures.expert_rows_s
         return min(together, rows * alone)
 
     def prompt_s(self, weights: Sequence[Weights], rows: int) -> float:
@@ -151,15 +160,19 @@ class PlaceTimes:
         read_s = cache_bytes / self.speed.read_bytes_per_s.value
         if self.kind is None:
             return max(read_s, self._attention_s(flops, quantized))
-        return read_s / _CACHE_SHARE if self._is_nvidia else read_s
+        return read_s / self._figures.cache_share
 
     def state_s(self, n_bytes: float) -> float:
         """Seconds to read and to write recurrent states."""
         return 2 * n_bytes / self.speed.read_bytes_per_s.value
 
+    def prompt_state_s(self, n_bytes: float, rows: int) -> float:
+        """Seconds of a micro-batch for recurrent states, which each token reads and writes."""
+        return rows * self.state_s(n_bytes) / self._figures.state_reuse
+
     def prompt_attention_s(self, flops: float, *, quantized: bool) -> float:
         """Seconds of a micro-batch's attention."""
-        return self._attention_s(flops, quantized)
+        return self._attention_s(flops, quantized) / self._figures.attention_share
 
     def _attention_s(self, flops: float, quantized: bool) -> float:
         rate = self.speed.attention_flops_per_s
@@ -183,7 +196,11 @@ class PlaceTimes:
         of_type = self._types.get(part.type)
         rate = self.speed.prompt_flops_per_s if of_type is None else of_type.prompt_flops_per_s
         assert rate is not None
-        if part.are_experts and self.kind not in (None, DeviceKind.RPC):
-            assert self.kind is not None
-            return rate.value * expert_share(self.kind, rows * part.used)
-        return rate.value
+        figures = self._figures
+        share = figures.prompt_types.get(part.type, 1.0)
+        if part.are_experts:
+            expert_rows = rows * part.used
+            share *= figures.expert_prompt_share * expert_rows / (expert_rows + figures.expert_half_rows)
+        else:
+            share *= rows / (rows + figures.half_rows)
+        return rate.value * share

@@ -12,12 +12,14 @@ with D tokens of context each, on one device with L layers:
     step      step overhead + layers' launches * layer overhead + weights + context + (n - 1) * flops
               + n * n_embd * 4 / link, once in and once out; the output's device sends n * n_vocab * 4
 
-A layer's launches are those of a dense layer with attention times a factor (planner/layer_times.py): experts,
-delta nets and latent attention launch more kernels. An NVIDIA card reads K and V at 0.8 of the rate of
-weights; for several rows its experts have another kernel, which reads at 0.6 of that rate and takes 80 us a
-layer more. The step is the sum over the devices, and over the host if it has layers. The embedding's row is
-not counted: it is a few kilobytes. A card has one read rate and one arithmetic rate for all types; a
-processor has rates for each type, since unpacking may take longer than reading (machine/processor_speed.py).
+A layer's launches are those of its parts (planner/layer_times.py), relative to a dense layer with attention:
+experts, delta nets and latent attention launch more kernels. A card reads K and V at a share of the rate of
+weights; for several rows its experts have another kernel, which reads at a share of that rate and takes some
+us a layer more, as latent attention of several rows does. From the 9th row on, kernels of prompts compute,
+and a row costs less. These figures depend on the card's generation (machine/card_figures.py). The step is
+the sum over the devices, and over the host if it has layers. The embedding's row is not counted: it is a few
+kilobytes. A card has one read rate and one arithmetic rate for all types; a processor has rates for each
+type, since unpacking may take longer than reading (machine/processor_speed.py).
 Weights that an override moves are read on their own device, and the activations go there and back:
 
     move      weights there - weights on the layer's device + the split's overhead of either device
@@ -28,9 +30,11 @@ each row's attention over D earlier tokens:
 
     stage     step overhead + L * layer overhead + m * n_embd * 4 / link, twice
               + for each type max(bytes / read rate, m * flops / prompt rate), of the experts that are used
-              + m * 2 * heads * (head size of K + of V) * D / prompt rate, for each layer with attention
+              + m * 2 * heads * (head size of K + of V) * D / attention's rate, for each layer with attention
+              + m * recurrent states, read and written / a multiple of the read rate
 
-On cards, experts' products run at a share of the prompt rate (datasheet_speed.expert_share). Tokens share
+On cards, the prompt rate grows with the rows of a product: a = m rows of dense weights run at a / (a + half)
+of it, r = m * used / all rows of an expert at share * r / (r + half). Tokens share
 experts: m of them use as many as sqrt(m) independent ones would. (Prompts of gpt-oss-120b with experts sent
 to an RTX 3090, published 2025: 0.58, 0.65 and 0.79 of them at 512, 2048 and 8192 tokens; several streams on a
 GB10, 2025-11.)
@@ -110,7 +114,7 @@ class Predictor:
         self.prompt_tokens = min(prompt, context.n_ctx_seq)
         self.streams = workload.expect_streams if workload.expect_streams > 1 else context.parallel
         self.objective_streams = workload.expect_streams
-        self._weights, self._launches = kernels_of(profile.layers)
+        self._weights, self._parts = kernels_of(profile.layers)
         self._output = weights_of(output_tensors(profile))
         self._host_cache = HostCache(profile, context, machine)
         self._quantized = any(KV_TYPES[name].is_quantized for name in (context.kv_type_k, context.kv_type_v))
@@ -160,7 +164,8 @@ class Predictor:
         layers = [
             0.0
             if layer.is_draft
-            else times.overhead_s(n_launches)
+            else times.overhead_s(parts)
+            + times.rows_s(parts, rows)
             + times.decode_s(weights, rows)
             + times.attention_s(
                 rows * attention_flops(self._profile, layer, self.depth),
@@ -169,9 +174,7 @@ class Predictor:
             )
             + times.state_s(rows * layer.recurrent_state_bytes)
             + self._host_cache.decode_s(device_id, layer, rows, self.depth)
-            for layer, weights, n_launches in zip(
-                self._profile.layers, self._weights, self._launches, strict=True
-            )
+            for layer, weights, parts in zip(self._profile.layers, self._weights, self._parts, strict=True)
         ]
         output = times.decode_s(self._output, rows)
         in_and_out = self._crossing_s(device_id, 2 * rows * self._profile.n_embd)
@@ -218,8 +221,10 @@ class Predictor:
                 for each in self._weights
             ]
             self._stage_layers[key] = [
-                computes.overhead_s(n_launches) + seconds
-                for n_launches, seconds in zip(self._launches, weights_s, strict=True)
+                computes.overhead_s(parts)
+                + seconds
+                + computes.prompt_state_s(layer.recurrent_state_bytes, rows)
+                for layer, parts, seconds in zip(self._profile.layers, self._parts, weights_s, strict=True)
             ]
         return self._stage_layers[key]
 
