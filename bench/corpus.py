@@ -8,6 +8,9 @@ prints the plan that was asked for, the measured and the predicted speed; rows t
 named with the reason. Rows on cards alone are asked as `vram-llm plan` would be, and summed up by class.
 A ratio is predicted / measured: above 1 is too fast. The error is the median of |ln ratio|.
 
+"in" is the share of rows within the range that the prediction gives for nine of ten, "near" that of rows
+within 20 % for decode, 35 % for prompts.
+
 decode   at depth + half of the generated tokens; of n streams, all have their own cache of that depth
 prompt   pp tokens at depth 0; at depth d: pp / (seconds of d + pp tokens - seconds of d tokens)
 """
@@ -32,8 +35,9 @@ from vram_llm.planner.search.candidate import expected_speed
 from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.tensor_split import TensorSplit
-from vram_llm.planner.types import FlashAttention, Placement, SpeedEstimate, Workload
+from vram_llm.planner.types import FlashAttention, Placement, SpeedEstimate, SpeedRange, Workload
 
+_NEAR_DECODE, _NEAR_PROMPT = 0.20, 0.35
 _HOST_OFFLOADS = True  # llama.cpp's default: prompts with host weights are computed on the first device
 
 
@@ -44,6 +48,8 @@ class Result:
     row: dict[str, str]
     decode: float | None = None
     prompt: float | None = None
+    decode_error: float | None = None  # half width of the predicted range, of logarithms
+    prompt_error: float | None = None
     words: str = ""
     trouble: str = ""
 
@@ -79,8 +85,8 @@ def predicted(row: dict[str, str], shapes: Shapes) -> Result:
             ask = asked(row, model)
             machine, result.words = ask.machine, ask.words
             speed = _dictated(model, machine, ask.placement)
-        result.decode = _decode(row, speed)
-        result.prompt = _prompt(row, speed)
+        result.decode, result.decode_error = _decode(row, speed)
+        result.prompt, result.prompt_error = _prompt(row, speed)
     except (Unasked, VramLLMError, ValueError) as error:
         result.trouble = str(error)
     return result
@@ -113,9 +119,17 @@ def _dictated(model: ModelProfile, machine: Machine, placement: Placement) -> As
     return ask
 
 
-def _decode(row: dict[str, str], speed: Ask) -> float | None:
+Predicted = tuple[float | None, float | None]  # tokens per second, half width of its range
+
+
+def _half_width(likely: SpeedRange | None) -> float:
+    assert likely is not None
+    return math.log(likely.high / likely.low) / 2
+
+
+def _decode(row: dict[str, str], speed: Ask) -> Predicted:
     if not row["tg_tok_s"]:
-        return None
+        return None, None
     n_streams, generated = int(row["streams"]), int(row["gen_tokens"] or 0)
     depth = max(int(row["depth"] or 0) + generated // 2, 1)
     cells = max(_padded(depth + generated // 2 + 1), 512)
@@ -124,25 +138,28 @@ def _decode(row: dict[str, str], speed: Ask) -> float | None:
         expect_streams=n_streams, kv_unified=n_streams == 1,
     )  # fmt: skip
     found = speed(wish)
-    return found.streams_tokens_per_s if n_streams > 1 else found.tokens_per_s
+    if n_streams > 1:
+        return found.streams_tokens_per_s, _half_width(found.streams_tokens_per_s_range)
+    return found.tokens_per_s, _half_width(found.tokens_per_s_range)
 
 
-def _prompt(row: dict[str, str], speed: Ask) -> float | None:
+def _prompt(row: dict[str, str], speed: Ask) -> Predicted:
     if not row["pp_tok_s"]:
-        return None
+        return None, None
     n_tokens, depth = int(row["pp_tokens"]), int(row["depth"] or 0)
     n_ubatch = int(row["n_ubatch"])
 
-    def seconds(up_to: int) -> float:
+    def seconds(up_to: int) -> tuple[float, float]:
         wish = dataclasses.replace(
             _wish(row), n_ctx=max(_padded(depth + n_tokens), 512), parallel=1, n_ubatch=n_ubatch,
             n_batch=max(2048, n_ubatch), expect_depth=up_to,
         )  # fmt: skip
-        found = speed(wish).prompt_s
-        assert found is not None
-        return found
+        found = speed(wish)
+        assert found.prompt_s is not None
+        return found.prompt_s, _half_width(found.prompt_tokens_per_s_range)
 
-    return n_tokens / (seconds(depth + n_tokens) - (seconds(depth) if depth else 0.0))
+    whole, error = seconds(depth + n_tokens)
+    return n_tokens / (whole - (seconds(depth)[0] if depth else 0.0)), error
 
 
 def _wish(row: dict[str, str]) -> Workload:
@@ -164,14 +181,23 @@ def _quantile(values: Sequence[float], share: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
 
 
-def _figures(ratios: Sequence[float | None]) -> str:
-    found = [ratio for ratio in ratios if ratio]
+def _figures(found: Sequence[tuple[float, float]], near: float) -> str:
+    """Of pairs of a ratio and the half width of its range."""
     if not found:
-        return f"{0:5}" + " " * 38
-    worst = max(found, key=lambda ratio: abs(math.log(ratio)))
-    error = 100 * median(abs(math.log(ratio)) for ratio in found)
-    quantiles = "  ".join(f"{_quantile(found, share):5.2f}" for share in (0.5, 0.1, 0.9))
-    return f"{len(found):5}  {quantiles}  {worst:6.2f}  {error:5.1f} %"
+        return f"{0:5}" + " " * 51
+    ratios = [ratio for ratio, _ in found]
+    worst = max(ratios, key=lambda ratio: abs(math.log(ratio)))
+    errors = [abs(math.log(ratio)) for ratio in ratios]
+    quantiles = "  ".join(f"{_quantile(ratios, share):5.2f}" for share in (0.5, 0.1, 0.9))
+    is_near = sum(error <= math.log(1 + near) for error in errors) / len(found)
+    is_in = sum(error <= width for error, (_, width) in zip(errors, found, strict=True)) / len(found)
+    shares = f"{is_near:5.0%}  {is_in:5.0%}"
+    return f"{len(found):5}  {quantiles}  {worst:6.2f}  {100 * median(errors):5.1f} %  {shares}"
+
+
+def _depth(row: dict[str, str]) -> str:
+    depth = int(row["depth"] or 0)
+    return next((f"below {limit}k" for limit in (1, 8, 20) if depth < limit * 1024), "20k and more")
 
 
 def _era(row: dict[str, str]) -> str:
@@ -182,18 +208,28 @@ _GROUPS: dict[str, Callable[[dict[str, str]], str]] = {
     "build": _era,
     "generation": lambda row: row["generation"],
     "kind": lambda row: f"{row['backend']} {row['kind']}",
+    "model": lambda row: row["kind"],
+    "quantisation": lambda row: row["quant"],
+    "cards": lambda row: row["n_cards"],
+    "depth": _depth,
+    "host": lambda row: row["host_cpu"] or "unknown",
     "streams": lambda row: row["streams"],
 }
 
 
 def _print_table(results: Iterable[Result]) -> None:
     chosen = [result for result in results if result.decode or result.prompt]
-    head = f"{'n':>5}  {'med':>5}  {'P10':>5}  {'P90':>5}  {'worst':>6}  {'error':>7}"
-    print(f"{'':28}{'decode':>5}{head[6:]}   {'prompt':>5}{head[6:]}")
+    head = f"{'med':>5}  {'P10':>5}  {'P90':>5}  {'worst':>6}  {'error':>7}  {'near':>5}  {'in':>5}"
+    print(f"{'':28}{'decode':>5}{head}   {'prompt':>5}{head}")
 
     def line(name: str, some: Sequence[Result]) -> None:
-        decode, prompt = ([getattr(each, name) for each in some] for name in ("decode_ratio", "prompt_ratio"))
-        print(f"{name:28}{_figures(decode)}   {_figures(prompt)}")
+        decode = [(each.decode_ratio, each.decode_error) for each in some]
+        prompt = [(each.prompt_ratio, each.prompt_error) for each in some]
+        figures = (
+            _figures([(ratio, width) for ratio, width in pairs if ratio and width], near)
+            for pairs, near in ((decode, _NEAR_DECODE), (prompt, _NEAR_PROMPT))
+        )
+        print(f"{name:28}{'   '.join(figures)}")
 
     line("all", chosen)
     for title, key in _GROUPS.items():

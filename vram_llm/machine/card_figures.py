@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from vram_llm.machine.card_generation import Generation, generation_of
+from vram_llm.machine.card_generation import ChipGeneration, generation_of
 from vram_llm.machine.types import Device, DeviceKind
 
 
@@ -101,28 +101,28 @@ def _apple(read: float, layer_us: float, flops: float) -> CardFigures:
 
 
 _FIGURES = {
-    Generation.PASCAL: _nvidia(0.87, 60, 38),  # Tesla P40
-    Generation.PASCAL_HBM: _nvidia(0.6, 80, 25),  # none: as Volta's neighbour
-    Generation.VOLTA: _nvidia(0.78, 95, 40),  # V100: 7B Q4_0, 27B Q4_K_M, DeepSeek V2 Lite
-    Generation.TURING: _nvidia(0.9, 80, 56),  # Quadro RTX 6000 and 8000, RTX 2080
-    Generation.AMPERE_HBM: _nvidia(0.56, 45, 49),  # A30; A100 of 2024 without CUDA graphs (90 us)
-    Generation.AMPERE: _nvidia(0.9, 56, 75),  # RTX 3060 to 3090 Ti, A5000, A6000
-    Generation.ADA: _nvidia(0.9, 40, 140),  # RTX 4070 Ti to 4090, L40
-    Generation.HOPPER: _nvidia(0.56, 40, 62),  # H200 of docs/measurements.md; H100 of 2024 (90 us)
-    Generation.BLACKWELL_HBM: _nvidia(0.56, 40, 62),  # none: as Hopper
-    Generation.BLACKWELL: _nvidia(0.89, 38, 115),  # RTX 5060 Ti to 5090, RTX PRO 4000 and 6000
-    Generation.GB10: _nvidia(0.85, 32, 130),  # GB10: gpt-oss, 30B-A3B, 7B at depths up to 32k
-    Generation.VEGA: _amd(0.6, 110, 16),  # MI50
-    Generation.CDNA: _amd(0.6, 110, 31),  # MI100
-    Generation.CDNA3: _amd(0.6, 110, 40),  # none: as CDNA, with its operations guessed
-    Generation.RDNA2: _amd(0.85, 80, 46),  # RX 6800 XT, W6800
-    Generation.RDNA3: _amd(0.9, 72, 48),  # RX 7600, 7900 XTX, W7800
-    Generation.RDNA3_5: _amd(0.9, 68, 78),  # Radeon 8060S
+    ChipGeneration.PASCAL: _nvidia(0.87, 60, 38),  # Tesla P40
+    ChipGeneration.PASCAL_HBM: _nvidia(0.6, 80, 25),  # none: as Volta's neighbour
+    ChipGeneration.VOLTA: _nvidia(0.78, 95, 40),  # V100: 7B Q4_0, 27B Q4_K_M, DeepSeek V2 Lite
+    ChipGeneration.TURING: _nvidia(0.9, 80, 56),  # Quadro RTX 6000 and 8000, RTX 2080
+    ChipGeneration.AMPERE_HBM: _nvidia(0.56, 45, 49),  # A30; A100 of 2024 without CUDA graphs (90 us)
+    ChipGeneration.AMPERE: _nvidia(0.9, 56, 75),  # RTX 3060 to 3090 Ti, A5000, A6000
+    ChipGeneration.ADA: _nvidia(0.9, 40, 140),  # RTX 4070 Ti to 4090, L40
+    ChipGeneration.HOPPER: _nvidia(0.56, 40, 62),  # H200 of docs/measurements.md; H100 of 2024 (90 us)
+    ChipGeneration.BLACKWELL_HBM: _nvidia(0.56, 40, 62),  # none: as Hopper
+    ChipGeneration.BLACKWELL: _nvidia(0.89, 38, 115),  # RTX 5060 Ti to 5090, RTX PRO 4000 and 6000
+    ChipGeneration.GB10: _nvidia(0.85, 32, 130),  # GB10: gpt-oss, 30B-A3B, 7B at depths up to 32k
+    ChipGeneration.VEGA: _amd(0.6, 110, 16),  # MI50
+    ChipGeneration.CDNA: _amd(0.6, 110, 31),  # MI100
+    ChipGeneration.CDNA3: _amd(0.6, 110, 40),  # none: as CDNA, with its operations guessed
+    ChipGeneration.RDNA2: _amd(0.85, 80, 46),  # RX 6800 XT, W6800
+    ChipGeneration.RDNA3: _amd(0.9, 72, 48),  # RX 7600, 7900 XTX, W7800
+    ChipGeneration.RDNA3_5: _amd(0.9, 68, 78),  # Radeon 8060S
     # RX 9070, 9070 XT, R9700: 95 with ROCm and Vulkan of 2026, 48 with Vulkan of 2025
-    Generation.RDNA4: _amd(0.92, 92, 62),
-    Generation.ARC: _amd(0.8, 100, 18),  # none: B580 by a published ratio
-    Generation.APPLE: _apple(0.86, 120, 21),  # M1 to M4, Pro and Max
-    Generation.APPLE_ULTRA: _apple(0.72, 120, 21),  # M1 to M3 Ultra
+    ChipGeneration.RDNA4: _amd(0.92, 92, 62),
+    ChipGeneration.ARC: _amd(0.8, 100, 18),  # none: B580 by a published ratio
+    ChipGeneration.APPLE: _apple(0.86, 120, 21),  # M1 to M4, Pro and Max
+    ChipGeneration.APPLE_ULTRA: _apple(0.72, 120, 21),  # M1 to M3 Ultra
 }
 _UNKNOWN = {
     DeviceKind.CUDA: _nvidia(0.9, 60, None),

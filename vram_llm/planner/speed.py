@@ -78,6 +78,7 @@ from vram_llm.planner.layer_times import (
     weights_of,
 )
 from vram_llm.planner.memory.moved_weights import MovedPart, moved_by_layer
+from vram_llm.planner.speed_error import STREAMS_ERROR, device_error, mean_error, range_around
 from vram_llm.planner.types import HOST, Context, DeviceTime, Objective, Placement, SpeedEstimate, Workload
 
 _F32 = 4
@@ -107,6 +108,8 @@ class Predictor:
         self._devices = {device.id: device for device in machine.devices}
         self._times = {device.id: PlaceTimes(device) for device in machine.devices}
         self._times[HOST] = PlaceTimes(machine.host)
+        places = {**self._devices, HOST: machine.host}
+        self._errors = {place: device_error(facts) for place, facts in places.items()}
         half = max(context.n_ctx_seq // 2, 1)
         wanted = workload.expect_depth or min(Workload.DEFAULT_DEPTH, half)
         self.depth = min(wanted, context.n_ctx_seq)
@@ -129,6 +132,10 @@ class Predictor:
         stages = self._stages(placement, parts, self._context.n_ubatch, self.depth // 2)
         prompt = self._prompt(placement, self.prompt_tokens, pipelined=pipelined)
         total = sum(step.values())
+        decode_errors = {place: error.decode for place, error in self._errors.items()}
+        prompt_errors = {place: error.prompt for place, error in self._errors.items()}
+        decode_error = mean_error(step, decode_errors)
+        streams_error = math.hypot(decode_error, STREAMS_ERROR) if self.streams > 1 else decode_error
         basis = _least_trusted([f for s in speeds for f in (s.read_bytes_per_s, s.layer_overhead_s)])
         return SpeedEstimate(
             basis=basis,
@@ -145,8 +152,13 @@ class Predictor:
             prompt_stage_s=max(stages.values()),
             prompt_basis=_least_trusted([speed.prompt_flops_per_s for speed in speeds]),
             devices=tuple(
-                DeviceTime(id=place, seconds=seconds, share=seconds / total)
+                DeviceTime(id=place, seconds=seconds, share=seconds / total, error=decode_errors[place])
                 for place, seconds in step.items()
+            ),
+            tokens_per_s_range=range_around(1 / total, decode_error),
+            streams_tokens_per_s_range=range_around(self.streams / streams_step_s, streams_error),
+            prompt_tokens_per_s_range=range_around(
+                self.prompt_tokens / prompt, mean_error(stages, prompt_errors)
             ),
         )
 

@@ -210,6 +210,15 @@ class DeviceTime:
     id: str
     seconds: float
     share: float  # of the step
+    error: float | None = None  # |ln(measured / predicted)| of nine of ten measurements; None: unknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedRange:
+    """Tokens per second between which nine of ten measurements are expected."""
+
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +242,9 @@ class SpeedEstimate:
     prompt_stage_s: float | None  # the slowest device's time for a micro-batch
     prompt_basis: Source | None
     devices: tuple[DeviceTime, ...]  # in the order they compute; the host, if it has layers, first; DISK last
+    tokens_per_s_range: SpeedRange | None = None  # None in plans of older versions
+    streams_tokens_per_s_range: SpeedRange | None = None
+    prompt_tokens_per_s_range: SpeedRange | None = None
 
 
 Meter = Callable[[Placement], Estimate]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vram_llm.planner.placed_parts import on_host
+from vram_llm.planner.speed_error import is_certain
 from vram_llm.planner.types import Alternative, Plan, SpeedEstimate
 from vram_llm.units import format_bytes, format_count
 
@@ -66,7 +67,7 @@ def _words(plan: Plan, other: Alternative) -> Iterator[str]:
     changed = effect(plan, other)
     rate = _rate(plan, other.speed)
     if rate is not None:
-        yield f"{rate:,.3g} tok/s{_signed(changed.tokens_per_s)}"
+        yield f"{rate:,.3g} tok/s{_signed(changed.tokens_per_s) if _is_certain(plan, other) else ''}"
     if plan.context.pooling is None and abs(changed.prompt_tokens_per_s) >= 2 * _SEEN:
         yield f"prompts{_signed(changed.prompt_tokens_per_s)}"
     if changed.context and "--n-ctx" not in other.flags[-2:]:
@@ -78,6 +79,13 @@ def _words(plan: Plan, other: Alternative) -> Iterator[str]:
     on_cpu = on_host(other.placement)
     if on_cpu != on_host(plan.placement):
         yield f"{on_cpu} on the CPU" if on_cpu.n_with_weights else "all layers on the cards"
+
+
+def _is_certain(plan: Plan, other: Alternative) -> bool:
+    """Whether the change of tokens per second is larger than the error of the prediction."""
+    if plan.speed is None or other.speed is None or plan.context.pooling is not None:
+        return True
+    return is_certain(plan.speed, other.speed)
 
 
 def _n_on_cpu(of: Plan | Alternative) -> int:

@@ -15,9 +15,10 @@ from vram_llm.machine.assumed_speed import disk_speed
 from vram_llm.machine.types import Machine, Source
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.disk.resident_weights import resident_shares, step_reads, weights_on_host
-from vram_llm.planner.types import DISK, Context, DeviceTime, Placement, SpeedEstimate
+from vram_llm.planner.types import DISK, Context, DeviceTime, Placement, SpeedEstimate, SpeedRange
 
 _TRUST = tuple(Source)  # most trusted first
+_DISK_ERROR = 0.4  # of the waiting time: a guess, since caches and expert choice differ
 
 
 def with_disk(
@@ -36,12 +37,14 @@ def with_disk(
 
     step_wait_s = wait_s(speed.step_s, 1)
     step_s = speed.step_s + step_wait_s
-    times = (*speed.devices, DeviceTime(id=DISK, seconds=step_wait_s, share=0.0))
+    times = (*speed.devices, DeviceTime(id=DISK, seconds=step_wait_s, share=0.0, error=_DISK_ERROR))
+    slower = speed.step_s / step_s
     found = replace(
         speed,
         basis=_less_trusted(speed.basis, rate.source),
         step_s=step_s,
         tokens_per_s=1 / step_s,
+        tokens_per_s_range=_wider(speed.tokens_per_s_range, slower),
         devices=tuple(replace(each, share=each.seconds / step_s) for each in times),
     )
     if speed.streams_step_s is not None and speed.streams_basis is not None:
@@ -50,6 +53,9 @@ def with_disk(
             found,
             streams_step_s=streams_s,
             streams_tokens_per_s=speed.streams / streams_s,
+            streams_tokens_per_s_range=_wider(
+                speed.streams_tokens_per_s_range, speed.streams_step_s / streams_s
+            ),
             streams_basis=_less_trusted(speed.streams_basis, rate.source),
         )
     if speed.prompt_s is not None and speed.prompt_basis is not None:
@@ -60,9 +66,18 @@ def with_disk(
             found,
             prompt_s=prompt_s,
             prompt_tokens_per_s=speed.prompt_tokens / prompt_s,
+            prompt_tokens_per_s_range=_wider(speed.prompt_tokens_per_s_range, speed.prompt_s / prompt_s),
             prompt_basis=_less_trusted(speed.prompt_basis, rate.source),
         )
     return found
+
+
+def _wider(likely: SpeedRange | None, slower: float) -> SpeedRange | None:
+    """A range of speeds without the disk, for a speed that the disk makes `slower` times as high."""
+    if likely is None:
+        return None
+    error = (1 - slower) * _DISK_ERROR
+    return SpeedRange(low=likely.low * slower * math.exp(-error), high=likely.high * slower * math.exp(error))
 
 
 def _micro_batches(context: Context, n_tokens: int) -> int:

@@ -77,6 +77,8 @@ def _counted(what: str, used: int, of: int) -> str:
 def _decoding(speed: SpeedEstimate) -> str:
     about = "About " if speed.basis is Source.ASSUMED else ""
     one = f"{about}{rate(speed.tokens_per_s)} tok/s for one"
+    if (likely := speed.tokens_per_s_range) is not None:
+        one += f" ({rate(likely.low)} to {rate(likely.high)} in nine of ten)"
     if speed.streams > 1 and speed.streams_tokens_per_s is not None:
         one += f", {rough_rate(speed.streams_tokens_per_s)} for {speed.streams} together"
     return f"{one}."
