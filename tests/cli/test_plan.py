@@ -50,7 +50,9 @@ def test_the_expected_speed_has_its_basis(nemotron: Path) -> None:
     plan = json.loads(run_here("plan", nemotron, *RIG, "--n-ctx", "2048", "--json").stdout)
     speed = plan["speed"]
     assert plan["objective"] == "latency"
-    assert shown.startswith(f"Fits on the cards. {speed['tokens_per_s']:.1f} tok/s for one, ")
+    assert shown.startswith(f"Fits on the cards. {speed['tokens_per_s']:.1f} tok/s for one (")
+    likely = speed["tokens_per_s_range"]
+    assert f"({likely['low']:.1f} to {likely['high']:.1f} in nine of ten)" in shown
     assert "one from the catalog; 4 together and prompts estimated" in shown
     assert sum(device["share"] for device in speed["devices"]) == pytest.approx(1)
     detail = run_here("plan", nemotron, *RIG, "--n-ctx", "2048", "--verbose", columns=100).stdout

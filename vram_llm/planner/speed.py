@@ -62,7 +62,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from vram_llm.machine.assumed_speed import offload_link, with_assumed_speeds
-from vram_llm.machine.types import DeviceKind, Fact, Machine, Source, Speed
+from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Machine, Source, Speed
 from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES
@@ -108,7 +108,7 @@ class Predictor:
         self._devices = {device.id: device for device in machine.devices}
         self._times = {device.id: PlaceTimes(device) for device in machine.devices}
         self._times[HOST] = PlaceTimes(machine.host)
-        places = {**self._devices, HOST: machine.host}
+        places: dict[str, Device | Host] = {**self._devices, HOST: machine.host}
         self._errors = {place: device_error(facts) for place, facts in places.items()}
         half = max(context.n_ctx_seq // 2, 1)
         wanted = workload.expect_depth or min(Workload.DEFAULT_DEPTH, half)
