@@ -83,6 +83,9 @@ class TensorPredictor:
                 DeviceTime(id=id, seconds=seconds, share=seconds / step_s)
                 for id, seconds in zip(ids, step, strict=True)
             ),
+            tokens_per_s_range=None,  # too few measurements of tensor splits
+            streams_tokens_per_s_range=None,
+            prompt_tokens_per_s_range=None,
         )
 
     def _slowest_s(self, ids: tuple[str, ...], shares: list[float], rows: int) -> float:
