@@ -34,8 +34,9 @@ from vram_llm.planner.context import resolve_context
 from vram_llm.planner.search.candidate import expected_speed
 from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.speed import Predictor
+from vram_llm.planner.speed_range import SpeedRange
 from vram_llm.planner.tensor_split import TensorSplit
-from vram_llm.planner.types import FlashAttention, Placement, SpeedEstimate, SpeedRange, Workload
+from vram_llm.planner.types import FlashAttention, Placement, SpeedEstimate, Workload
 
 _NEAR_DECODE, _NEAR_PROMPT = 0.20, 0.35
 _HOST_OFFLOADS = True  # llama.cpp's default: prompts with host weights are computed on the first device

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from vram_llm.machine.card_generation import ChipGeneration, generation_of
 from vram_llm.machine.types import Device, DeviceKind, Host, Source
-from vram_llm.planner.types import SpeedEstimate, SpeedRange
+from vram_llm.planner.speed_range import SpeedRange
+from vram_llm.planner.types import SpeedEstimate
 
 PAIR_ERROR = 0.03
 STREAMS_ERROR = 0.07  # more, for several streams

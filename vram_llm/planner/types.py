@@ -9,6 +9,7 @@ from vram_llm.model.file_identity import FileIdentity
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.estimates import Estimate, MemoryUse
 from vram_llm.planner.overrides import Override
+from vram_llm.planner.speed_range import SpeedRange
 from vram_llm.planner.tensor_split import SplitChoice, SplitMode, TensorSplit
 from vram_llm.units import MIB
 
@@ -211,14 +212,6 @@ class DeviceTime:
     seconds: float
     share: float  # of the step
     error: float | None = None  # |ln(measured / predicted)| of nine of ten measurements; None: unknown
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpeedRange:
-    """Tokens per second between which nine of ten measurements are expected."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
