@@ -22,7 +22,7 @@ from vram_llm.model.header_reader import read_header
 from vram_llm.planner.export.formats import emit, from_json, to_json
 from vram_llm.planner.llama_split import placement_from_counts, tensor_placement
 from vram_llm.planner.make_plan import make_plan
-from vram_llm.planner.tensor_split import SplitChoice, SplitMode
+from vram_llm.planner.tensor_split import SplitChoice, SplitMode, TensorSplit
 from vram_llm.planner.types import Context, Placement, Plan, Workload
 from vram_llm.workflows import detection
 
@@ -139,6 +139,7 @@ def test_a_plan_and_its_load(
     assert plan.placement.split_mode is SplitMode.TENSOR
     assert {use.id for use in plan.estimate.devices} == {"RPC0", "RPC1"}
     assert [other.name for other in plan.alternatives] == ["split by layers"]
+    assert [note for note in plan.notes if "the host samples, and states" in note]
     assert "--split-mode tensor" in emit(plan, "llama-server").replace("\\\n", " ")
     assert from_json(to_json(plan), "plan.json") == plan
     model = LoadedModel(plan, servers=servers)
@@ -162,6 +163,24 @@ def test_a_plan_that_is_refused(devices: tuple[Device, ...], dry: DryRun, host: 
             Workload(n_ctx=512, reserve_bytes=0, split_mode=SplitChoice.TENSOR),
             lambda context: dry.meter(header, context, machine.devices, host, 0),
         )
+
+
+def test_the_refusal_of_shares_names_the_other_mode_once(
+    devices: tuple[Device, ...], dry: DryRun, host: Host, tmp_path: Path
+) -> None:
+    path = write_loadable(LOADABLE["gemma3"](), tmp_path / "model.gguf")
+    header, machine = read_header(path), Machine(devices=devices, host=host)
+    shares = TensorSplit((5, 3, 1))
+    workload = Workload(n_ctx=512, reserve_bytes=0, split_mode=SplitChoice.TENSOR, tensor_split=shares)
+    with pytest.raises(BadPlan) as refused:
+        make_plan(
+            detection.analyze(str(path)),
+            machine,
+            workload,
+            lambda context: dry.meter(header, context, machine.devices, host, 0),
+        )
+    assert "a device would get no share of " in str(refused.value)
+    assert str(refused.value).count("--split-mode layer") == 1
 
 
 def _measure(

@@ -85,7 +85,7 @@ class TensorShares:
         that nobody has written, times 0, which is NaN if it happens to be one (`allreduce_fallback`).
         """
         if self._fault:
-            raise ModelRefused(f"{self._fault}; take other shares, or --split-mode layer")
+            raise ModelRefused(f"{self._fault}; take other shares")
         n_steps = math.ceil(math.log2(len(self._devices)))
         reduce_bytes = n_steps * _F32_BYTES * n_tokens * self._sum_rows
         return [

@@ -17,7 +17,10 @@ from vram_llm.planner.tensor_speed import TensorPredictor
 from vram_llm.planner.tensor_split import SplitChoice, SplitMode
 from vram_llm.planner.types import Context, FlashAttention, MeterFor, Objective, Workload
 
-EXPERIMENTAL = "tensor split is experimental in llama.cpp; `vram-llm verify` checks the bytes"
+_NOTES = (
+    "tensor split is experimental in llama.cpp; `vram-llm verify` checks the bytes",
+    "with a tensor split the host samples, and states of idle conversations are not saved: llama.cpp cannot",
+)
 _PARTS = 64  # a share is a multiple of 1/64
 _ROUNDS = 4
 _MIN_GAIN = 0.25  # of the time by layers: predictions of tensor splits are off by up to a fifth
@@ -61,9 +64,9 @@ def choose_split_mode(
         return TensorChoice(by_layers, None, (f"split by layers: no tensor split, {reason}",))
     tensor_s, layer_s = (expected_speed(profile, machine, workload, c).step_s for c in (found, by_layers))
     if is_told:
-        return TensorChoice(found, by_layers if by_layers.estimate.fits else None, (EXPERIMENTAL,))
+        return TensorChoice(found, by_layers if by_layers.estimate.fits else None, _NOTES)
     if not by_layers.estimate.fits or tensor_s < (1 - _MIN_GAIN) * layer_s:
-        return TensorChoice(found, by_layers if by_layers.estimate.fits else None, (EXPERIMENTAL,))
+        return TensorChoice(found, by_layers if by_layers.estimate.fits else None, _NOTES)
     ratio = layer_s / tensor_s - 1
     why = f"{ratio:+.0%} tokens per second by prediction, and {1 / (1 - _MIN_GAIN) - 1:.0%} are asked for"
     return TensorChoice(by_layers, found, (f"split by layers: a tensor split has {why}",))
