@@ -1,12 +1,17 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.cli.running import run
 from tools.random_model import write_llama
+from vram_llm.planner.export.formats import to_json
+from vram_llm.planner.tensor_split import SplitChoice
+from vram_llm.planner.types import Workload
 from vram_llm.units import KIB
+from vram_llm.workflows import detection, planning, verification
 
 pytestmark = pytest.mark.process
 
@@ -55,6 +60,26 @@ def test_json_on_workers(model: Path, workers: tuple[str, ...]) -> None:
         assert 0 < kinds["compute"]["held_bytes"] <= kinds["compute"]["planned_bytes"]
         assert kinds["overhead"]["held_bytes"] is None
         assert device["over_bytes"] == device["held_bytes"] - device["budget_bytes"] < 0
+
+
+def test_logits_of_a_tensor_split(workers: tuple[str, ...], tmp_path: Path) -> None:
+    """They differ from the layer split's by rounding; by more if that has another type of KV cache."""
+    model = write_llama(tmp_path / "wide.gguf", n_embd=256, n_ff=[512, 512], n_head=8, n_head_kv=8)
+    machine = detection.detect(rpc=[f"{endpoint}@2GiB" for endpoint in workers[:2]])
+    wish = Workload(n_ctx=512, parallel=2, split_mode=SplitChoice.TENSOR)
+    plan = planning.plan(str(model), machine, wish, compares=False)
+    logits = verification.verify(plan).logits
+    assert logits is not None
+    assert logits.difference is not None
+    assert logits.difference < logits.bound / 5
+    assert logits.n_positions > 200
+    other = plan.alternatives[0]
+    other = replace(other, context=replace(other.context, kv_type_k="q4_0", kv_type_v="q4_0"))
+    saved = tmp_path / "plan.json"
+    saved.write_bytes(to_json(replace(plan, alternatives=(other,))))
+    done = run("verify", "--plan", saved)
+    assert done.returncode == 1, done.stderr
+    assert "rounding explains 5%: plan with --split-mode layer" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -77,6 +77,8 @@ def _verdict(certificate: Certificate, width: int) -> list[Line]:
     if certificate.exact_kinds:
         exact = f"as planned on every device, to the byte: {', '.join(certificate.exact_kinds)}"
         lines = wrap(exact, width) + lines
+    if (logits := certificate.logits) is not None:
+        lines += wrap(logits.verdict, width, Style.GOOD if logits.agrees else Style.BAD)
     return lines
 
 

@@ -7,7 +7,7 @@ from vram_llm.cli.load_progress import LoadProgress
 from vram_llm.cli.plan_options import PlanOptions, built_in, one_model, plan_options, saved_plan
 from vram_llm.cli.short_flags import ShortFlagsCommand
 
-EXIT_OVER_BUDGET = 1
+EXIT_FAILED = 1
 
 
 @click.command("verify", cls=ShortFlagsCommand)
@@ -27,8 +27,10 @@ def command(
 ) -> None:
     """Plan MODEL, load it, run a prompt and a decode, and print planned and held bytes.
 
-    Exits with 1 if a device holds more than its budget. The command stores the memory that NVML shows outside
-    llama.cpp's buffers, and later plans count it. Without MODEL or --plan: the built-in model.
+    After a tensor split the layer split is loaded, and their logits are compared. Exits with 1 if a device
+    holds more than its budget, or if logits differ by more than rounding. The command stores the memory that
+    NVML shows outside llama.cpp's buffers, and later plans count it. Without MODEL or --plan: the built-in
+    model.
     """
     from vram_llm.workflows import planning, verification
 
@@ -51,5 +53,5 @@ def command(
         from vram_llm.cli.certificate import print_certificate
 
         print_certificate(certificate)
-    if not certificate.within_budget:
-        ctx.exit(EXIT_OVER_BUDGET)
+    if not certificate.passed:
+        ctx.exit(EXIT_FAILED)

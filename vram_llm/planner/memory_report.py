@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from vram_llm.machine.types import Device
 from vram_llm.planner.companions import companion_only_devices
 from vram_llm.planner.estimates import DeviceEstimate, HostEstimate, MemoryUse
+from vram_llm.planner.logits_check import LogitsCheck
 from vram_llm.planner.types import HOST, CompanionKind, Plan
 from vram_llm.units import MIB, format_bytes
 
@@ -64,6 +65,12 @@ class Certificate:
     devices: tuple[DeviceRow, ...]
     within_budget: bool
     notes: tuple[str, ...] = ()
+    logits: LogitsCheck | None = None  # of a tensor split that was compared with the layer split
+
+    @property
+    def passed(self) -> bool:
+        """Whether every device is within its budget, and no logits are wrong."""
+        return self.within_budget and (self.logits is None or self.logits.agrees)
 
     @property
     def verdict(self) -> str:

@@ -18,7 +18,7 @@ from vram_llm.planner.tensor_split import SplitChoice, SplitMode
 from vram_llm.planner.types import Context, FlashAttention, MeterFor, Objective, Workload
 
 _NOTES = (
-    "tensor split is experimental in llama.cpp; `vram-llm verify` checks the bytes",
+    "tensor split is experimental in llama.cpp; `vram-llm verify` checks bytes and logits",
     "with a tensor split the host samples, and states of idle conversations are not saved: llama.cpp cannot",
 )
 _PARTS = 64  # a share is a multiple of 1/64
