@@ -13,7 +13,7 @@ from tests.patience import soon, until
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.stats import EngineStats
 from vram_llm.errors import EngineDied, ModelRefused, Overloaded, UnknownModel
-from vram_llm.fleet import manager, residents, tenant
+from vram_llm.fleet import manager, residents, retries
 from vram_llm.fleet.forecast import Wait
 from vram_llm.fleet.manager import Fleet
 from vram_llm.fleet.snapshots import FleetEvent, ModelState
@@ -117,7 +117,7 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_is_tried_again_later(p
             with pytest.raises(ModelRefused, match="no such tensor") as raised:
                 await leased(fleet, "c")
             assert raised.value.retry_after_s is not None
-            assert 0 < raised.value.retry_after_s <= tenant.FIRST_RETRY_S
+            assert 0 < raised.value.retry_after_s <= retries.FIRST_S
         assert len(engines.made) == 3
         assert (fleet.snapshot("c").state, fleet.snapshot("c").detail) == (
             ModelState.FAILED,
@@ -255,7 +255,7 @@ async def test_loads_that_fail_are_tried_again_ever_later(
                 await leased(fleet, "c")
             assert raised.value.retry_after_s is not None
             assert wait_s / 2 < raised.value.retry_after_s <= wait_s
-        monkeypatch.setattr(tenant, "FIRST_RETRY_S", 0.0)
+        monkeypatch.setattr(retries, "FIRST_S", 0.0)
         engines.refusals.clear()
         await leased(fleet, "c")
 
@@ -331,4 +331,4 @@ async def test_a_step_that_fails_is_in_the_log(
     async with running(plan, engines) as fleet:
         monkeypatch.setattr(HeldEngine, "ended", lambda _: ended())
         await leased(fleet, "c")
-        await until(lambda: "a step of the fleet failed" in caplog.text, "logged")
+        await until(lambda: "a task in the background failed" in caplog.text, "logged")

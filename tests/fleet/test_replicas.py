@@ -18,7 +18,7 @@ from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request import SamplingParams, TokenEvent
 from vram_llm.errors import EngineDied, RequestCancelled, VramLLMError
-from vram_llm.fleet import replica
+from vram_llm.fleet import retries
 from vram_llm.fleet.replica_speed import StepCostMeter
 from vram_llm.fleet.replicas import ReplicaSet, make_engine
 from vram_llm.planner.fleet.types import FleetModelSpec, FleetSpec
@@ -193,7 +193,7 @@ async def test_a_request_that_waits_goes_to_a_replica_that_gets_free(pair: Repli
 async def test_a_replica_that_cannot_load_is_tried_again(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replica, "_FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(retries, "FIRST_S", 0.01)
     later = tmp_path / "later.gguf"
     pair = ReplicaSet([EngineClient(with_path(plan, later), "t"), EngineClient(plan, "t")])
     pair.start()

@@ -13,6 +13,7 @@ from vram_llm.engine.wire import Embedded
 from vram_llm.fleet.engines import FleetEngine
 from vram_llm.fleet.prefix_index import PrefixIndex
 from vram_llm.fleet.replica_speed import StepCostMeter
+from vram_llm.fleet.retries import retry_wait_s
 from vram_llm.planner.types import Plan
 
 
@@ -51,9 +52,6 @@ class ReplicaEngine(FleetEngine, Protocol):
     ) -> list[int]: ...
 
     async def pieces(self, tokens: list[int], *, n_deaths: int = 0) -> list[bytes]: ...
-
-
-_FIRST_RETRY_S, _LAST_RETRY_S = 5.0, 300.0
 
 
 @dataclass(slots=True, eq=False)
@@ -95,8 +93,8 @@ class Replica:
 
     @property
     def retry_s(self) -> float:
-        """Seconds until an engine that is DEAD is started again: twice as many each time."""
-        return min(_FIRST_RETRY_S * 2.0 ** (self.n_failures - 1), _LAST_RETRY_S)
+        """Seconds until an engine that is DEAD is started again."""
+        return retry_wait_s(self.n_failures)
 
     def note_state(self) -> bool:
         """The engine's state or detail has changed. True if it has just become DEAD.

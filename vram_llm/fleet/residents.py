@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from vram_llm.errors import EngineDied, VramLLMError
+from vram_llm.fleet.background import run_in_background
 from vram_llm.fleet.changes import Changes
 from vram_llm.fleet.engines import MakeEngine
 from vram_llm.fleet.forecast import Wait, wait_for
@@ -230,11 +231,7 @@ class Residents:
             await self._stop(tenant)
 
     def _run(self, step: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        task = asyncio.create_task(step)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_log_failure)
-        return task
+        return run_in_background(step, self._tasks)
 
     # -- events ----------------------------------------------------------------------------------
 
@@ -263,9 +260,3 @@ async def _end_engine(tenant: Tenant) -> None:
             await tenant.engine.stop()
     except Exception:  # of many kinds, as from Ray: the model must not be unloaded for ever
         log.exception("the end of the engine of %s failed", tenant.name)
-
-
-def _log_failure(step: "asyncio.Task[None]") -> None:
-    """Log the error of a step: it is a bug, as steps handle all errors that are expected."""
-    if not step.cancelled() and (error := step.exception()) is not None:
-        log.error("a step of the fleet failed", exc_info=error)

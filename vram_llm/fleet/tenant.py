@@ -25,12 +25,11 @@ from vram_llm.errors import VramLLMError
 from vram_llm.fleet.engines import FleetEngine
 from vram_llm.fleet.model_history import after_end, with_history
 from vram_llm.fleet.residency import Phase, Standing
+from vram_llm.fleet.retries import retry_wait_s
 from vram_llm.fleet.snapshots import FleetModel, ModelState
 from vram_llm.planner.fleet.types import FleetWay, PackedModel
 from vram_llm.planner.types import Plan
 
-FIRST_RETRY_S = 5.0  # after a load that failed, requests get its error without another load
-LAST_RETRY_S = 300.0
 _CALM_S = 60.0  # of being resident, after which the waits begin anew
 _DEFAULT_LOAD_S = 5.0  # of a model whose load was not predicted
 _DEFAULT_LEASE_S = 5.0
@@ -280,11 +279,10 @@ class Tenant:
         return self.phase is Phase.LOADING and (self.is_outdated or (bool(self.why_ordered_out) and is_idle))
 
     def retry_in_s(self, now: float) -> float:
-        """The time in which a failed load is not tried again: twice as long each time; 0: it is over."""
+        """The time in which requests get the error of a failed load without another load; 0: it is over."""
         if self.failure is None:
             return 0.0
-        wait_s = min(FIRST_RETRY_S * 2.0 ** (self.n_failures - 1), LAST_RETRY_S)
-        return max(self.failed_at + wait_s - now, 0.0)
+        return max(self.failed_at + retry_wait_s(self.n_failures) - now, 0.0)
 
     @property
     def expected_load_s(self) -> float:

@@ -49,3 +49,28 @@ async def test_a_list_that_cannot_be_read_does_not_end_the_watch(
     assert [record.getMessage() for record in caplog.records] == [
         "the installed models cannot be listed; the server looks again: the folder is away"
     ]
+
+
+async def test_a_hangup_after_which_reading_fails_unexpectedly_is_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The next hangup reads again."""
+    settings, n_reads = settings_of(packed("chat", 0)), 0
+
+    def read(plan: FleetPlan) -> FleetSettings:
+        nonlocal n_reads
+        n_reads += 1
+        raise RuntimeError("a bug")
+
+    async def apply(_: FleetSettings) -> None:
+        raise AssertionError("nothing was read")
+
+    fleet = cast("RunningFleet", FakeFleet(settings.plan))
+    serving = run._Serving(
+        FleetService(fleet=fleet, settings=settings, apply=apply, read=read), ServerConfig()
+    )
+    serving._reload_soon()
+    await until(lambda: caplog.text.count("RuntimeError: a bug") == 1, "logged")
+    serving._reload_soon()
+    await until(lambda: caplog.text.count("RuntimeError: a bug") == 2, "logged again")
+    assert n_reads == 2

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from vram_llm.errors import RequestError, VramLLMError
+from vram_llm.fleet.background import run_in_background
 from vram_llm.fleet.snapshots import ModelState
 from vram_llm.server.api_keys import current_key
 from vram_llm.server.fleet.ports import ServedFleet
@@ -55,9 +56,7 @@ def orders_router(fleet: ServedFleet, models: RoutedModels, reloader: Reloader) 
     router, running = APIRouter(tags=["models"]), set[asyncio.Task[None]]()
 
     def begin(work: Coroutine[Any, Any, None], name: str) -> OrderReply:
-        task = asyncio.create_task(_done(work, name))
-        running.add(task)
-        task.add_done_callback(running.discard)
+        run_in_background(_done(work, name), running)
         return OrderReply()
 
     def meant(asked: str) -> str:

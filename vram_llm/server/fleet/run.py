@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from vram_llm.chat.render_pool import rendering_in_processes
 from vram_llm.errors import RequestError, VramLLMError
+from vram_llm.fleet.background import run_in_background
 from vram_llm.server.api_keys import Keyring
 from vram_llm.server.certificate import check_certificate
 from vram_llm.server.config import ServerConfig
@@ -82,6 +83,7 @@ class _Serving:
                 models, config, read=service.read, apply=service.apply, on_reload=events.announce_reload
             ),
         )
+        self._background = set[asyncio.Task[None]]()
         self._reloading: asyncio.Task[None] | None = None
         self._waits_for_reload = False
 
@@ -104,8 +106,8 @@ class _Serving:
         serving = asyncio.create_task(server.serve(sockets=socks))
         loading = asyncio.create_task(self._load_first())
         others = [
-            asyncio.create_task(report_fleet_load(self._fleet, parts.models)),
-            asyncio.create_task(self._watch_installed()),
+            run_in_background(report_fleet_load(self._fleet, parts.models), self._background),
+            run_in_background(self._watch_installed(), self._background),
         ]
         try:
             await asyncio.wait({serving, loading}, return_when=asyncio.FIRST_COMPLETED)
@@ -145,7 +147,7 @@ class _Serving:
         """Read the configuration again; once more at the end if it is being read now."""
         self._waits_for_reload = True
         if self._reloading is None or self._reloading.done():
-            self._reloading = asyncio.create_task(self._reload())
+            self._reloading = run_in_background(self._reload(), self._background)
 
     async def _reload(self) -> None:
         while self._waits_for_reload:
