@@ -158,18 +158,22 @@ class _ContextPlans:
             sizes = range(longer[0] + FINE_STEP, longer[-1] + 1, FINE_STEP)
         else:
             sizes = range(chosen.context.n_ctx + FINE_STEP, longer[0], FINE_STEP)
+        further = None if next_longer.estimate.fits else self._on_host(longer[0])
+        if further is not None and not _moves_more(further, self._reference):
+            prices.append(self._price(further, chosen))  # by another split: the search below would miss it
+            return (*prices, *self._with_quantized_cache(chosen, longer))
         index = self.last(sizes, lambda candidate: candidate.estimate.fits)
         if index >= 0:
             longest = self._price(self.at(sizes[index], is_exact=False), chosen)
             prices.append(replace(longest, is_longest=True))
         elif next_longer.estimate.fits:
             prices[-1] = replace(prices[-1], is_longest=True)
-        if not next_longer.estimate.fits and (other := self._on_host(longer[0])) is not None:
-            prices.append(self._price(other, chosen))
+        if further is not None:
+            prices.append(self._price(further, chosen))
         return (*prices, *self._with_quantized_cache(chosen, longer))
 
     def _on_host(self, n_ctx: int) -> Candidate | None:
-        """The plan with `n_ctx` tokens and more weights on the host; None if it does not fit."""
+        """The plan with `n_ctx` tokens that may have more weights on the host; None if it does not fit."""
         given = self._given_workload
         if any(option is not None for option in (given.n_gpu_layers, given.tensor_split, given.overrides)):
             return None
@@ -195,6 +199,13 @@ class _ContextPlans:
             tokens_per_s=expected_speed(self._profile, self._machine, self._timed, other).tokens_per_s,
             method=other.estimate.method,
         )
+
+
+def _moves_more(other: Candidate, reference: Candidate) -> bool:
+    """Whether a plan has more layers, or parts of more layers, on the host than `reference` has."""
+    ours, theirs = reference.placement, other.placement
+    n_parts = [sum(part.n_layers for part in on_host(placement).parts) for placement in (ours, theirs)]
+    return theirs.cpu_layers > ours.cpu_layers or n_parts[1] > n_parts[0]
 
 
 def _shorter(
