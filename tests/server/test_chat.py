@@ -10,7 +10,7 @@ import pytest
 from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine, Script, fails, says
 from vram_llm.engine.request import FinishReason, SamplingParams
-from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError
+from vram_llm.errors import ContextExceeded, EngineDied, Overloaded, RequestError, WorkerUnreachable
 
 HI = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -220,6 +220,7 @@ async def test_a_prompt_that_is_too_long_and_by_how_much(
         (ContextExceeded("600 tokens, 512 fit", "messages"), 400, "context_length_exceeded"),
         (Overloaded("busy", 2.1), 429, "overloaded"),
         (EngineDied("gone"), 503, "engine_died"),
+        (WorkerUnreachable("gone"), 503, "worker_unreachable"),
         (ZeroDivisionError("secret"), 500, "internal_error"),
     ],
 )

@@ -20,6 +20,7 @@ from vram_llm.errors import (
     RequestTimeout,
     UnknownModel,
     VramLLMError,
+    WorkerUnreachable,
 )
 
 
@@ -193,6 +194,9 @@ ANSWERS: dict[type[Exception], ErrorKind] = {
     RateLimited: ErrorKind(status=429, type="rate_limit_error", code="rate_limit_exceeded"),  # OpenAI's code
     NotReady: ErrorKind(status=503, type="unavailable_error", code=503, retry_after_s=2),  # llama-server's
     EngineDied: ErrorKind(status=503, type="unavailable_error", code="engine_died", retry_after_s=2),
+    WorkerUnreachable: ErrorKind(
+        status=503, type="unavailable_error", code="worker_unreachable", retry_after_s=2
+    ),
     RenderProcessFailed: ErrorKind(status=503, type="unavailable_error", code=503, retry_after_s=2),
     Interrupted: ErrorKind(status=503, type="unavailable_error", code="interrupted", retry_after_s=2),
     Unavailable: ErrorKind(status=503, type="unavailable_error", code=503, retry=False),

@@ -89,6 +89,8 @@ async def test_orders_need_an_operator(tmp_path: Path) -> None:
         async with in_process(FleetUnderTest(keys_file=path).app) as client:
             client.headers["authorization"] = f"Bearer {keys[scope]}"
             assert (await client.post("/models/unload", json={"model": "chat"})).status_code == status
+            reply = await client.get("/models?reload=1")  # of a route that all keys may ask
+            assert (reply.status_code == 403) is (status == 403)
     async with in_process(FleetUnderTest(insecure=True).app) as client:
         assert (await client.post("/models/unload", json={"model": "chat"})).status_code == 403
         assert (await client.get("/models?reload=1")).status_code == 403

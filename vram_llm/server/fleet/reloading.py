@@ -11,6 +11,7 @@ from vram_llm.server.api_keys import STRANGER, current_key
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.errors import MissingScope
 from vram_llm.server.fleet.routed_models import FleetSettings, RoutedModels
+from vram_llm.server.keys_file import KeyScope
 
 log = logging.getLogger(NOTICES)
 
@@ -44,12 +45,14 @@ class Reloader:
         self._turn = asyncio.Lock()
 
     def check_allowed(self) -> None:
-        """Raises MissingScope on a server that is open to everybody: they would not be the operator."""
+        """Raises MissingScope for a key without the scope `admin`, and on a server that all may use."""
         config, key = self._config, current_key.get()
         if key is STRANGER or (config.insecure and not config.needs_key):
             raise MissingScope(
                 "On a server that is open to everybody nobody may load, unload or reload; set an API key"
             )
+        if KeyScope.ADMIN not in key.scopes:
+            raise MissingScope(f"The API key '{key.name}' lacks the scope '{KeyScope.ADMIN}'")
 
     async def reload(self) -> None:
         """Read the configuration and go on with it. Does not wait until models that are gone have ended.
