@@ -193,6 +193,7 @@ class StateLog:
 
     def __init__(self) -> None:
         self._states: dict[str, ModelState] = {}
+        self._loading: set[str] = set()
 
     def __call__(self, model: "FleetModel") -> None:
         from vram_llm.fleet.snapshots import ModelState
@@ -204,6 +205,12 @@ class StateLog:
         where = ", ".join(model.devices) or "the host"
         if model.state is ModelState.LOADING and before is not ModelState.RESIDENT:
             _NOTICES.info("%s is being loaded on %s", model.name, where)
+            self._loading.add(model.name)
         elif model.state is ModelState.RESIDENT:
-            seconds = "" if model.load_s is None else f" after {model.load_s:.1f} s"
+            is_loaded = model.name in self._loading and model.load_s is not None
+            self._loading.discard(model.name)
+            if before is ModelState.UNLOADING:
+                _NOTICES.info("%s stays loaded", model.name)
+                return
+            seconds = f" after {model.load_s:.1f} s" if is_loaded else ""  # load_s is that of the last load
             _NOTICES.info("%s is ready%s", model.name, seconds)
