@@ -286,11 +286,11 @@ class Tenant:
 
     @property
     def expected_load_s(self) -> float:
-        """Of its next load: as measured, else as predicted."""
+        """Of its next load: as measured, else as predicted. Replicas load at the same time."""
         if self.load_s is not None:
             return self.load_s
         predicted = [way.load_s for way in self.packed.ways if way.load_s is not None]
-        return sum(predicted) if predicted else _DEFAULT_LOAD_S
+        return max(predicted, default=_DEFAULT_LOAD_S)
 
     def standing(self, now: float, partners: frozenset[str]) -> Standing:
         """The model as the policy sees it."""

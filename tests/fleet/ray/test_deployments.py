@@ -17,7 +17,9 @@ from vram_llm.fleet.ray.deployments import ModelNeeds, RayModels
 from vram_llm.fleet.ray.links import Switchboard
 from vram_llm.fleet.ray.placement import NodePlans, plan_of_cluster
 from vram_llm.fleet.ray.ray_fleet import RayFleet
+from vram_llm.fleet.ray.remote_engine import RemoteEngine
 from vram_llm.fleet.ray.replica import ReplicaOrder
+from vram_llm.fleet.replicas import ReplicaSet
 from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetSpec
 from vram_llm.planner.smaller_plan import Less
 from vram_llm.planner.types import Plan
@@ -99,6 +101,20 @@ async def test_a_deployment_that_fails_ends_its_engine(serve: NotedServe) -> Non
     engine.start()
     with pytest.raises(EngineDied, match="it lacks 3 MiB"):
         await soon(engine.ready())
+    await soon(engine.stop())
+    assert len(serve.deleted) == 1
+
+
+async def test_a_replica_that_begins_again_counts_once(serve: NotedServe) -> None:
+    engine = models_on(serve)((saved_plan([local(0)], [4]),) * 2, "m", ignore)
+    assert isinstance(engine, ReplicaSet)
+    first = engine.replicas[0].engine
+    assert isinstance(first, RemoteEngine)
+    engine.start()
+    source = first._source
+    assert isinstance(source, deployments.ModelDeployment)
+    source.begin(first)
+    assert len(source._engines) == 2
     await soon(engine.stop())
     assert len(serve.deleted) == 1
 

@@ -10,8 +10,9 @@ from vram_llm.errors import DoesNotFit
 from vram_llm.fleet.ray.node_resources import DEVICE_MIB, HOST_MIB, most_of, needed_resources, node_resources
 from vram_llm.fleet.ray.placement import NodePlans, most_per_node, plan_of_cluster, resources_of
 from vram_llm.machine.types import Device, DeviceKind, Host, Machine, Source
+from vram_llm.planner.estimates import MemoryUse
 from vram_llm.planner.fleet.types import FleetModelSpec, FleetSpec
-from vram_llm.planner.types import Plan
+from vram_llm.planner.types import Companion, CompanionKind, Plan
 from vram_llm.units import GIB, MIB
 
 
@@ -61,9 +62,24 @@ def test_replicas_are_spread_over_the_nodes_that_fit(replicas: int | None, n_way
     ]
     (packed,) = plan_of_cluster(spec, nodes).models
     assert len(packed.ways) == n_ways
-    assert {key.partition(":")[0] for key in packed.uses} == {"one", "two"} if n_ways > 1 else {"one"}
+    assert {key.partition(":")[0] for key in packed.uses} == ({"one", "two"} if n_ways > 1 else {"one"})
     assert most_per_node(packed, 2) == at_most
     assert resources_of(packed)[DEVICE_MIB] == (12 if n_ways > 1 else 10)
+
+
+def test_a_draft_model_on_a_card_of_its_own_counts() -> None:
+    """Ray keeps its memory free too, and `device_bytes` has it."""
+    plan = saved_plan([local(0), local(1)], [4, 0])
+    draft = Companion(
+        kind=CompanionKind.DRAFT, path="d.gguf", name="d", total_bytes=GIB, device="GPU1",
+        uses={"GPU1": MemoryUse(GIB)}, method="",
+    )  # fmt: skip
+    drafting = replace(plan, companions=(draft,))
+    more_mib = needed_resources(drafting)[DEVICE_MIB] - needed_resources(plan)[DEVICE_MIB]
+    assert more_mib >= 1024
+    spec = FleetSpec(models=(FleetModelSpec(name="m", source="m.gguf"),))
+    (packed,) = plan_of_cluster(spec, [NodePlans(node="n", answers={"m": drafting})]).models
+    assert packed.uses["n:GPU1"] == more_mib * MIB
 
 
 def test_a_model_that_fits_nowhere_is_refused_with_each_nodes_reason() -> None:

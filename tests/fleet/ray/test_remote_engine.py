@@ -14,7 +14,7 @@ from tests.patience import soon, until
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request import SamplingParams, TokenEvent
 from vram_llm.errors import EngineDied
-from vram_llm.fleet.ray.links import ReplicaLink, Switchboard
+from vram_llm.fleet.ray.links import Hello, ReplicaLink, Switchboard, pack_hello
 from vram_llm.fleet.ray.relay import EngineRelay
 from vram_llm.fleet.ray.remote_engine import RemoteEngine
 from vram_llm.planner.types import Plan
@@ -157,3 +157,16 @@ async def test_a_replica_needs_the_token(remote: Remote, caplog: pytest.LogCaptu
     await remote.add_relay("stranger")
     await until(lambda: "it has another token" in caplog.text, "the refusal")
     assert remote.engine.info is None
+
+
+async def test_a_connection_that_says_nonsense_ends_and_the_next_one_is_taken(
+    remote: Remote, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, writer = await asyncio.open_connection(*remote.address)
+    writer.write(pack_hello(Hello(remote.token, "tiny", "odd", remote.plan)))
+    writer.write(struct.pack("<I", 3) + b"\xc1\xc1\xc1")
+    await until(lambda: "the connection to the replica on odd is closed" in caplog.text, "the end")
+    writer.close()
+    await remote.add_relay("first")
+    await soon(remote.engine.ready())
+    assert remote.engine.node == "first"

@@ -66,7 +66,8 @@ class ModelDeployment:
 
     def begin(self, engine: RemoteEngine) -> None:
         """Deploy the model for its first engine, and report to all."""
-        self._engines.append(engine)
+        if engine not in self._engines:  # one that has failed may begin again
+            self._engines.append(engine)
         if self._watch is None:
             self.switchboard.expect(self.order.spec.name, self.links.put_nowait)
             self._watch = asyncio.create_task(self._deploy_and_watch(), name="deployment")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from vram_llm.machine.types import Machine
+from vram_llm.planner.companions import companion_only_devices
 from vram_llm.planner.types import Plan
 from vram_llm.units import MIB
 
@@ -30,7 +31,8 @@ def needed_resources(plan: Plan) -> dict[str, float]:
     """The resources that a replica with this plan takes."""
     estimate = plan.estimate
     shared = sum(use.shared_bytes for use in estimate.devices)
-    dedicated = sum(use.total_bytes for use in estimate.devices) - shared
+    held = (*estimate.devices, *companion_only_devices(plan))
+    dedicated = sum(use.total_bytes for use in held) - shared
     needed = {HOST_MIB: estimate.host.total_bytes - estimate.host.disk_bytes + shared, DEVICE_MIB: dedicated}
     return {name: float(-(-n_bytes // MIB)) for name, n_bytes in needed.items() if n_bytes > 0}
 

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from vram_llm.errors import DoesNotFit
 from vram_llm.fleet.ray.node_resources import most_of, needed_resources
 from vram_llm.machine.types import Source
+from vram_llm.planner.companions import companion_only_devices
 from vram_llm.planner.fleet.types import (
     FLEET_VERSION,
     FleetModelSpec,
@@ -84,7 +85,8 @@ def _packed(model: FleetModelSpec, nodes: Sequence[NodePlans]) -> PackedModel:
 
 def _way(node: str, plan: Plan) -> FleetWay:
     speed = plan.speed
-    uses = {f"{node}:{use.id}": use.total_bytes for use in plan.estimate.devices if use.id in plan.used}
+    held = (*plan.estimate.devices, *companion_only_devices(plan))
+    uses = {f"{node}:{use.id}": use.total_bytes for use in held if use.id in plan.used}
     uses[f"{node}:{HOST}"] = plan.estimate.host.total_bytes
     return FleetWay(
         devices=tuple(f"{node}:{device_id}" for device_id in plan.used),

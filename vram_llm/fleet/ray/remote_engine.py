@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -13,6 +14,8 @@ from vram_llm.engine.supervisor import notices
 from vram_llm.errors import EngineDied, ModelChanged, VramLLMError
 from vram_llm.fleet.ray.links import Leaving, ReplicaLink, decode_from_replica, read_frame
 from vram_llm.planner.types import Plan, PlannedModel
+
+log = logging.getLogger("vram_llm.fleet")
 
 
 class ReplicaSource(Protocol):
@@ -77,7 +80,10 @@ class RemoteEngine(EngineClient):
             self._has_other_model = self.info is not None and _differ(self.plan.model, link.hello.plan.model)
             self.plan, self.node = link.hello.plan, link.hello.node
             self._writer = link.writer
-            await self._follow_replica(link.reader)
+            try:
+                await self._follow_replica(link.reader)
+            except Exception:  # a bug must not leave requests waiting for ever: the replica dials again
+                log.exception("the connection to the replica on %s is closed", link.hello.node)
             link.writer.close()
             self._note_loss(link.hello.node)
 
