@@ -45,6 +45,9 @@ DOCUMENTS = ("README.md", "NOTES.md", *sorted(
 NOT_RUN = {
     "vram-llm worker": "listens on a port that may be in use; README.md's line is run with another port",
     "vram-llm watch gpu.lan:8080": "asks another computer; tests/cli/test_watch.py watches a server here",
+    "vram-llm tune model.gguf --minutes 5 --rpc 10.0.0.2:50052": (
+        "asks another computer; tests/test_tuning.py tunes here"
+    ),
     "make setup": "has run, or these tests would not",
     "make demo": "stays until Ctrl+C; CI runs `make demo ONCE=1` before the tests",
     "make test": "is what runs these tests",

@@ -261,9 +261,10 @@ def one_line(text: str) -> str:
 def test_ctrl_c_ends_with_the_houses_code(model: str, own_store: Path) -> None:
     env = environment() | {DATA_DIR_VARIABLE: str(own_store)}
     words = command("tune", model, "--n-gpu-layers", "0", "--n-ctx", "256", "--minutes", "0.5")
-    with subprocess.Popen(
-        words, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as running:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    running = subprocess.Popen(words, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
+    with running:
         assert running.stderr is not None
         try:
             for shown in running.stderr:

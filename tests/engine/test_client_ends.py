@@ -17,10 +17,11 @@ from tests.engine.clients import answer, begun, exhaust, refusal_of, replaced_wo
 from tests.engine.harness import EXACT, Start, engine_processes, tokens_of, write_f32
 from tests.patience import PATIENCE_S, soon, until
 from tests.workers import await_listening, free_ports, worker_process
-from vram_llm.engine import client, restart_policy, supervisor
+from vram_llm.engine import client, supervisor
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import EngineState
 from vram_llm.engine.request import FinishReason
+from vram_llm.engine.restart_policy import RestartPolicy
 from vram_llm.errors import (
     EngineDied,
     Overloaded,
@@ -169,11 +170,8 @@ async def test_the_request_that_engines_die_of_is_refused_and_the_others_go_on(
     assert engine._restarts.n_crashes == 2
 
 
-async def test_an_engine_that_keeps_dying_is_given_up(
-    start: Start, plan_on_cpu: PlanOnCpu, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(restart_policy, "MAX_CRASHES", 1)
-    engine = start(plan_on_cpu())
+async def test_an_engine_that_keeps_dying_is_given_up(start: Start, plan_on_cpu: PlanOnCpu) -> None:
+    engine = start(plan_on_cpu(), restarts=RestartPolicy(max_crashes=1))
     for _ in range(2):
         await soon(engine.ready())
         (process,) = engine_processes()
@@ -191,11 +189,11 @@ async def test_an_engine_that_keeps_dying_is_given_up(
 async def test_requests_that_arrive_while_the_file_is_away_are_answered_once_it_is_back(
     start: Start, plan_on_cpu: PlanOnCpu, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restart_policy, "MAX_CRASHES", 1)  # failed loads are none
     monkeypatch.setattr(client, "MAX_WAITING", 0)
     path, away = tmp_path / "moved.gguf", tmp_path / "away.gguf"
     path.write_bytes(tiny_model.read_bytes())
-    engine = start(with_path(plan_on_cpu(parallel=2), path))
+    crashes = RestartPolicy(max_crashes=1)  # failed loads are none
+    engine = start(with_path(plan_on_cpu(parallel=2), path), restarts=crashes)
     await soon(engine.ready())
     path.rename(away)
     engine_processes()[0].kill()

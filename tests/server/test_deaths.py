@@ -13,8 +13,8 @@ from tests.conftest import PlanOnCpu
 from tests.engine.harness import EXACT, engine_processes, running, write_f32
 from tests.patience import soon, until
 from tests.server.live import http_client, listening
-from vram_llm.engine import restart_policy
 from vram_llm.engine.client import EngineClient
+from vram_llm.engine.restart_policy import RestartPolicy
 from vram_llm.errors import EngineDied
 from vram_llm.server import run
 from vram_llm.server.config import ServerConfig
@@ -87,11 +87,10 @@ async def test_a_stream_that_has_begun_ends_with_an_error_event_or_continues(
 
 
 async def test_the_server_ends_once_the_crashes_are_too_many(
-    plan_on_cpu: PlanOnCpu, monkeypatch: pytest.MonkeyPatch
+    plan_on_cpu: PlanOnCpu,
 ) -> None:
     """The stream gets its error first. The command's exit code is the error's: 32."""
-    monkeypatch.setattr(restart_policy, "MAX_CRASHES", 0)
-    engine = EngineClient(plan_on_cpu(n_ctx=16384), "tiny")
+    engine = EngineClient(plan_on_cpu(n_ctx=16384), "tiny", restarts=RestartPolicy(max_crashes=0))
     (sock,) = bind_all("127.0.0.1", 0)
     start_listening([sock])
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
