@@ -1,7 +1,6 @@
 """The output of `serve`: four lines when it is ready, the progress of a load, the program on a taken port."""
 
 import re
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,8 +131,7 @@ def test_a_port_that_vram_llm_has(demo_server: Serving) -> None:
         done.stderr,
     )
     assert found is not None, done.stderr
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", int(found[1])))
+    assert int(found[1]) > port  # by now another test may have taken it
 
 
 def test_the_port_is_looked_at_before_the_model(demo_server: Serving, tmp_path: Path) -> None:
