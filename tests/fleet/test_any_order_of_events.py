@@ -225,7 +225,7 @@ class AnyOrder(RuleBasedStateMachine):
         async def do() -> None:
             await step
             for _ in range(TURNS):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # the fleet's tasks run
 
         self._runner.run(do())
 

@@ -68,7 +68,7 @@ def test_replicas_are_spread_over_the_nodes_that_fit(replicas: int | None, n_way
 
 
 def test_a_draft_model_on_a_card_of_its_own_counts() -> None:
-    """Ray keeps its memory free too, and `device_bytes` has it."""
+    """Its memory is among the resources that Ray reserves, and in `device_bytes`."""
     plan = saved_plan([local(0), local(1)], [4, 0])
     draft = Companion(
         kind=CompanionKind.DRAFT, path="d.gguf", name="d", total_bytes=GIB, device="GPU1",
