@@ -200,6 +200,18 @@ async def test_a_broken_configuration_changes_nothing(caplog: pytest.LogCaptureF
     assert any("stays as it is: fleet.yaml:7" in record.getMessage() for record in caplog.records)
 
 
+async def test_a_list_reads_the_configuration_only_if_it_is_asked_to() -> None:
+    configuration = _Configuration()
+    configuration.error = BadConfig("fleet.yaml:7: 'n-ctx' must be a size, got 'many'")
+    async with in_process(FleetUnderTest(read=configuration.read).app) as client:
+        switches = ("", "0", "false", "1", "true", "maybe")
+        replies = [await client.get(f"/models?reload={switch}") for switch in switches]
+    assert [reply.status_code for reply in replies] == [200, 200, 200, 400, 400, 400]
+    errors = [reply.json()["error"]["message"] for reply in replies[3:]]
+    assert ["fleet.yaml:7" in error for error in errors] == [True, True, False]
+    assert "reload is true or false, not 'maybe'" in errors[2]
+
+
 async def test_a_configuration_that_cannot_be_applied_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -16,6 +16,7 @@ from vram_llm.fleet.snapshots import ModelState
 from vram_llm.server.api_keys import current_key
 from vram_llm.server.fleet.context import LeasedModel, leased_model
 from vram_llm.server.fleet.ports import ServedFleet
+from vram_llm.server.fleet.query_switch import query_switch
 from vram_llm.server.fleet.route_kinds import route_kind
 from vram_llm.server.fleet.routed_models import RoutedModel, RoutedModels
 from vram_llm.server.generation import while_connected
@@ -57,7 +58,7 @@ class FleetFrontMiddleware:
             del body  # the route that reads it frees it
         model = self._models.find(asked, kind, current_key.get())
         record_of_request().model = model.name
-        if not _autoloads(query.get("autoload", [""])[0]):
+        if not query_switch("autoload", query.get("autoload", [""])[0], default=True):
             self._check_loaded(model)
         async with AsyncExitStack() as stack:
             engine = await self._leased(model, receive, stack)
@@ -98,13 +99,6 @@ async def _body(receive: Receive) -> bytes:
         parts.append(message.get("body", b""))
         is_whole = not message.get("more_body", False)
     return b"".join(parts)  # one part is not copied
-
-
-def _autoloads(switch: str) -> bool:
-    """llama-server's switch in the address. Words that it takes for "false", as "maybe", are refused here."""
-    if switch not in ("", "1", "true", "0", "false"):
-        raise RequestError(f"autoload is true or false, not '{switch[:40]}'", "autoload")
-    return switch not in ("0", "false")
 
 
 class _AnyModel(msgspec.Struct):

@@ -10,6 +10,7 @@ from vram_llm.errors import UnknownModel
 from vram_llm.fleet.snapshots import FleetModel, ModelState
 from vram_llm.server.api_keys import current_key
 from vram_llm.server.fleet.ports import ServedFleet
+from vram_llm.server.fleet.query_switch import query_switch
 from vram_llm.server.fleet.reloading import Reloader
 from vram_llm.server.fleet.routed_models import RoutedModel, RoutedModels
 from vram_llm.server.models import (
@@ -88,7 +89,7 @@ def fleet_models_router(
 
     @router.get("/models", summary="List the models")
     async def list_models(http: Request) -> FleetModelList | AnthropicModelList:
-        if http.query_params.get("reload"):  # llama-server's
+        if query_switch("reload", http.query_params.get("reload", ""), default=False):
             reloader.check_allowed()
             await reloader.reload()
         key = current_key.get()
