@@ -102,7 +102,7 @@ def test_an_entry_for_all_models_on_this_disk(
         (
             ["--config", "FILE", "--gpu", "RTX 3090"],
             64,
-            "devices: there is no device 1; there are GPU0 (NVIDIA",
+            "devices: there is no device 1; there is GPU0 (NVIDIA",
         ),
     ],
 )

@@ -2,8 +2,9 @@
 
 import click
 
-from vram_llm.cli.plan_options import WORKLOAD_OPTIONS, PlanOptions, plan_options
+from vram_llm.cli.plan_options import PlanOptions, plan_options
 from vram_llm.cli.short_flags import ShortFlagsCommand
+from vram_llm.cli.workload_options import WORKLOAD_OPTIONS
 from vram_llm.planner.types import Workload
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests import zoo
-from vram_llm.cli.plan_options import WORKLOAD_OPTIONS
+from vram_llm.cli.workload_options import WORKLOAD_OPTIONS
 from vram_llm.machine.datasheet_speed import with_datasheet_speeds
 from vram_llm.machine.types import Host, Machine
 from vram_llm.machine.what_if import parse_rigs

@@ -36,7 +36,7 @@ def compare(model: str, others: Sequence[str], options: PlanOptions) -> tuple[Co
         machine = (
             detection.detect(rig)
             if names_host(rig)
-            else dataclasses.replace(options, gpus=(rig,), rpc=(), ssh=()).machine()
+            else dataclasses.replace(options, gpus=(rig,), rpc=(), ssh=(), device=None).machine()
         )
         machines.append((rig, machine))
     with planning.dry_run() as dry:

@@ -29,6 +29,7 @@ from vram_llm.cli.server_options import server_options
 from vram_llm.cli.settings import place_of
 from vram_llm.cli.usage_errors import reason
 from vram_llm.errors import BadConfig, ModelNotFound
+from vram_llm.machine.device_choice import devices_called, known_devices
 from vram_llm.machine.types import Machine
 from vram_llm.planner.fleet.types import FleetModelSpec, FleetSpec
 from vram_llm.server.config import ServerConfig
@@ -86,13 +87,11 @@ class ConfiguredFleet:
     def _ids(self, model: FleetModelSpec, machine: Machine) -> tuple[str, ...]:
         ids: dict[str, None] = {}
         for written in model.devices or ():
-            found = _devices_called(written, machine)
+            found = devices_called(written, machine.devices)
             if not found:
-                known = ", ".join(f"{device.id} ({device.name})" for device in machine.devices)
-                others = f"there are {known}" if known else "this machine has none"
                 place = self.device_places.get(model.name, self.places[model.name])
-                raise BadConfig(f"{place}: there is no device {written}; {others}")
-            ids |= dict.fromkeys(found)
+                raise BadConfig(f"{place}: there is no device {written}; {known_devices(machine.devices)}")
+            ids |= dict.fromkeys(device.id for device in found)
         copies = model.replicas or 1
         if copies > len(ids):
             raise BadConfig(
@@ -128,16 +127,6 @@ def configured_fleet(ctx: click.Context, server: ServerConfig) -> ConfiguredFlee
         places={model.spec.name: model.place for model in read},
         device_places={model.spec.name: model.device_place for model in read if model.device_place},
     )
-
-
-def _devices_called(written: str, machine: Machine) -> tuple[str, ...]:
-    """Ids of the devices with this id, number or name; a part of a name is enough."""
-    if written.isdecimal():
-        return tuple(device.id for device in machine.devices[int(written) :][:1])
-    lower = written.lower()
-    if by_id := tuple(device.id for device in machine.devices if device.id.lower() == lower):
-        return by_id
-    return tuple(device.id for device in machine.devices if lower in device.name.lower())
 
 
 def fleet_entries(ctx: click.Context) -> tuple[FleetEntry, ...]:

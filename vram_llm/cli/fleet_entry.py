@@ -18,12 +18,14 @@ from vram_llm.cli.configured_command import (
     unknown_key,
 )
 from vram_llm.cli.fleet_options import ENTRY, ENTRY_OPTIONS, RESIDENCY, ResidencyOptions, residency_options
+from vram_llm.cli.machine_options import MACHINE_OPTIONS
 from vram_llm.cli.next_command import given_words
-from vram_llm.cli.plan_options import MACHINE_OPTIONS, WORKLOAD_OPTIONS, PlanOptions, plan_options
+from vram_llm.cli.plan_options import PlanOptions, plan_options
 from vram_llm.cli.server_options import MODEL_FIELDS, MODEL_PARAMETERS, server_options
 from vram_llm.cli.settings import OptionSetting, keep_settings
 from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.cli.usage_errors import reason
+from vram_llm.cli.workload_options import WORKLOAD_OPTIONS
 from vram_llm.errors import BadConfig, ModelNotFound
 from vram_llm.planner.fleet.types import FleetModelSpec
 from vram_llm.server.config import ServerConfig

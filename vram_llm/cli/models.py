@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vram_llm.cli import terminal
-from vram_llm.cli.plan_options import rig_options
+from vram_llm.cli.machine_options import rig_options
 from vram_llm.cli.short_flags import ShortFlagsCommand
 
 if TYPE_CHECKING:

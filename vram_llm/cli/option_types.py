@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import click
 
 from vram_llm.errors import BadSplit
+from vram_llm.machine.device_choice import NO_DEVICES
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import Lora
 from vram_llm.units import parse_bytes, parse_count, parse_seconds
@@ -162,6 +163,26 @@ class ReplicasType(click.ParamType[int | None]):
         if not str(value).isdecimal() or not 1 <= int(value) <= MOST_REPLICAS:
             self.fail(f"{value!r} is neither a number from 1 to {MOST_REPLICAS} nor {AUTO}", param, ctx)
         return int(value)
+
+
+class DeviceListType(click.ParamType[tuple[str, ...]]):
+    """Names of devices, separated by commas; "none" is an empty tuple."""
+
+    name = "devices"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        if value == NO_DEVICES:
+            return ()
+        names = tuple(name.strip() for name in str(value).split(","))
+        if not all(names) or NO_DEVICES in names:
+            self.fail(
+                f"{value!r} is no list of devices; write it like GPU0,GPU1, or {NO_DEVICES}", param, ctx
+            )
+        return names
 
 
 class LoraType(click.ParamType[Lora]):

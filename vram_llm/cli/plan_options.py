@@ -1,44 +1,28 @@
-"""The options that planning commands share, in one table: flags, the fields they set, types, help."""
+"""The options that planning commands share, as one argument of the command."""
 
-import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from vram_llm.cli import terminal
-from vram_llm.cli.option_types import (
-    AUTO,
-    LARGEST,
-    ByteSizeType,
-    ContextType,
-    GpuLayersType,
-    LoraType,
-    MicroBatchType,
-    SwitchType,
-    TensorSplitType,
-    TokenCountType,
-)
-from vram_llm.cli.override_options import OverrideListType, dictated_overrides
+from vram_llm.cli.machine_options import MACHINE_OPTIONS
+from vram_llm.cli.option_types import AUTO, LARGEST
+from vram_llm.cli.override_options import dictated_overrides
+from vram_llm.cli.plan_option import PlanOption
 from vram_llm.cli.settings import is_given
 from vram_llm.cli.ssh_workers import ssh_workers
-from vram_llm.model.pooling import Pooling
-from vram_llm.model.quants import KV_TYPES
-from vram_llm.planner.tensor_split import SplitChoice
-from vram_llm.planner.types import BackendSampling, FlashAttention, Objective, Serving, Workload
-from vram_llm.units import MIB
+from vram_llm.cli.workload_options import OVERRIDES, WORKLOAD_OPTIONS
+from vram_llm.planner.types import Workload
 
 if TYPE_CHECKING:
-    from enum import StrEnum
-
     from vram_llm.machine.types import Machine
     from vram_llm.machine.worker_spec import WorkerSpec
     from vram_llm.planner.types import Plan
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_DEFAULT = Workload()
-OVERRIDES = ("overrides",)  # several options set this field together, in the order typed
+PLAN_OPTIONS = (*MACHINE_OPTIONS, *WORKLOAD_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +36,7 @@ class PlanOptions:
     ram: str | None
     cpu: str | None
     disk: str | None
+    device: tuple[str, ...] | None  # None: all devices
     workload: Workload
     given: tuple[str, ...]  # the flags on the command line, or in the configuration
 
@@ -65,6 +50,7 @@ class PlanOptions:
             ram=self.ram,
             cpu=self.cpu,
             disk=self.disk,
+            devices=self.device,
             workers=(*ssh_workers(self.ssh, start=bool(self.start_workers)), *workers),
         )
 
@@ -72,250 +58,6 @@ class PlanOptions:
         """Raises UsageError for flags that a saved plan has decided already, other than those in `but`."""
         if idle := [flag for flag in self.given if flag not in but]:
             raise click.UsageError(f"the saved plan has decided {', '.join(idle)}; plan again to change that")
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanOption:
-    """One row of the table.
-
-    `fields` are the fields of Workload that the option sets; "serving.NAME" is a field of Serving.
-    `from_field` turns the first field's default into the option's default. `to_field` turns the option's
-    value into the value of the fields. None leaves the fields at their defaults.
-    """
-
-    flags: str  # click's declarations, separated by spaces, with llama-server's short forms
-    fields: tuple[str, ...]
-    type: Any = None
-    help: str
-    from_field: Callable[[Any], Any] = _same
-    to_field: Callable[[Any], Any] = _same
-    metavar: str | None = None
-    multiple: bool = False
-    is_flag: bool = False
-    without_value: str | None = None  # the option's value if only the flag is given
-    has_default: bool = True  # False if another option sets the same field, or the help names the default
-
-    @property
-    def flag(self) -> str:
-        """The first flag; of "--mmap/--no-mmap", the part before the slash."""
-        return self.flags.split()[0].partition("/")[0]
-
-    @property
-    def name(self) -> str:
-        """The name of its parameter in click."""
-        return self.flag.lstrip("-").replace("-", "_")
-
-    def decorator(self) -> Callable[[_F], _F]:
-        """click's decorator for it."""
-        settings: dict[str, Any] = {"help": self.help, "metavar": self.metavar}
-        if self.type is not None:
-            settings["type"] = self.type
-        if self.multiple:
-            settings["multiple"] = True
-        elif self.has_default:
-            settings["default"] = self.from_field(_default_of(self.fields[0]))
-            settings["show_default"] = not self.is_flag
-        if self.is_flag:
-            settings["is_flag"] = True
-        if self.without_value is not None:
-            settings |= {"is_flag": False, "flag_value": self.without_value}
-        return click.option(*self.flags.split(), self.name, **settings)
-
-
-def _default_of(field: str) -> Any:
-    section, _, name = field.rpartition(".")
-    return getattr(_DEFAULT.serving if section else _DEFAULT, name)
-
-
-def _choice(enum: "type[StrEnum]") -> click.Choice[str]:
-    return click.Choice([member.value for member in enum])
-
-
-MACHINE_OPTIONS = (
-    PlanOption(flags="--gpu", fields=("gpus",), multiple=True, metavar="RIG", help=(
-        'Plan for these cards instead of the local ones: "RTX 4080 Laptop", "RTX 4090 + 2x RTX 3060", '
-        '"2080 Ti 22GB", "24GB@1008GB/s" (memory and bandwidth), "RTX 3090 on 64GiB DDR4-3200 2ch" (cards '
-        'and host), "DGX Spark", "M4 Max 64GB". 24GB means 24 GiB, as on the box of a card. Repeat for more '
-        "cards."
-    )),
-    PlanOption(flags="--ram", fields=("ram",), metavar="MEMORY", has_default=False, help=(
-        'Plan for a host with this memory instead of this computer: 64GiB, "64GiB DDR5-6000 2ch" (kind, rate '
-        'and channels), "2x32GB DDR4-3200", 64GiB@80GB/s (bandwidth).'
-    )),
-    PlanOption(flags="--cpu", fields=("cpu",), metavar="PROCESSOR", has_default=False, help=(
-        'The processor of the host that --ram describes: "Ryzen 9 7950X", "2x EPYC 7763", "16 cores".  '
-        "[default: 8 cores]"
-    )),
-    PlanOption(flags="--disk", fields=("disk",), metavar="RATE", has_default=False,
-               help="How fast the host reads its disk: 7GB/s, 550MB/s."),
-    PlanOption(flags="--rpc", fields=("rpc",), multiple=True, metavar="HOST:PORT[@SIZE]", help=(
-        "Use the RPC worker at HOST:PORT, and at most SIZE of each of its devices. Repeat for more."
-    )),
-    PlanOption(flags="--ssh", fields=("ssh",), multiple=True, metavar="[USER@]HOST[:PORT][@SIZE]", help=(
-        "Use the RPC worker on HOST's loopback through a tunnel of the ssh client. Repeat for more.  "
-        "[default port: 50052]"
-    )),
-    PlanOption(flags="--start-workers", fields=("start_workers",), is_flag=True, has_default=False, help=(
-        "Start `vram-llm worker` on each HOST of --ssh where none listens; it ends with this command."
-    )),
-)  # fmt: skip
-
-WORKLOAD_OPTIONS = (
-    PlanOption(flags="--n-ctx -c --ctx-size", fields=("n_ctx",), type=ContextType(), has_default=False,
-               metavar="TOKENS", help=(
-        "Context of all sequences together: 4096, 32k, auto, max, or 0 (the trained context). auto: the "
-        "longest context, up to the trained one, that loses at most 5% of the tokens per second against "
-        f"{_DEFAULT.DEFAULT_N_CTX} tokens, with weights on the CPU only if those need it. max: the longest "
-        "context that fits without more layers on the CPU.  [default: auto]"
-    )),
-    PlanOption(flags="--parallel -np", fields=("parallel",), type=click.IntRange(1, 256),
-               help="Sequences served at the same time. llama-server and LM Studio have the same default."),
-    PlanOption(flags="--kv-type", fields=("kv_type_k", "kv_type_v"), type=click.Choice(sorted(KV_TYPES)),
-               help="Type of the KV cache."),
-    PlanOption(flags="--kv-type-k -ctk --cache-type-k", fields=("kv_type_k",), has_default=False,
-               type=click.Choice(sorted(KV_TYPES)), help="Type of the keys.  [default: as --kv-type]"),
-    PlanOption(flags="--kv-type-v -ctv --cache-type-v", fields=("kv_type_v",), has_default=False,
-               type=click.Choice(sorted(KV_TYPES)), help="Type of the values.  [default: as --kv-type]"),
-    PlanOption(flags="--n-batch -b --batch-size", fields=("n_batch",), type=click.IntRange(1), metavar="N",
-               has_default=False, help=(
-        f"Maximum tokens per step.  [default: {_DEFAULT.DEFAULT_N_BATCH}, or --n-ubatch if that is more]"
-    )),
-    PlanOption(flags="--n-ubatch -ub --ubatch-size", fields=("n_ubatch",), type=MicroBatchType(),
-               metavar="N", has_default=False, help=(
-        "Maximum tokens computed at a time (micro-batch). A larger one takes more memory for compute "
-        "buffers. For a prompt, weights on the CPU are read or copied to a card once for each micro-batch. "
-        "auto: up to 8192 if such copies make a typical request faster, else "
-        f"{_DEFAULT.DEFAULT_N_UBATCH}.  [default: auto]"
-    )),
-    PlanOption(flags="--kv-unified/--no-kv-unified", fields=("kv_unified",), help=(
-        "Share one KV cache between all sequences; one sequence may use all of it. --no-kv-unified gives "
-        "each sequence an equal part of --n-ctx (rounded up to 256); a request then reuses the prefix of "
-        "one idle sequence only."
-    )),
-    PlanOption(flags="--swa-full/--no-swa-full", fields=("swa_full",), is_flag=True,
-               help="Keep the whole context, not only the window, in layers with a sliding window."),
-    PlanOption(flags="--flash-attn -fa", fields=("flash_attn",), type=SwitchType([*map(str, FlashAttention)]),
-               without_value="on", from_field=str, to_field=FlashAttention, help=(
-        "Flash attention. auto: on if every device has a kernel for the model. off: needs more memory for "
-        "every token of context, and cannot use a quantised KV cache."
-    )),
-    PlanOption(flags="--n-outputs-max", fields=("n_outputs_max",), type=click.IntRange(1), metavar="N",
-               has_default=False, help=(
-        "Maximum rows of logits per step; each row takes memory on the output's device.  "
-        "[default: one per sequence, at least 8]"
-    )),
-    PlanOption(flags="--pipeline/--no-pipeline", fields=("pipeline_copies",),
-               help="Keep copies of compute buffers, so that several devices work at the same time."),
-    PlanOption(flags="--reserve-mib", fields=("reserve_bytes",), type=click.IntRange(0),
-               from_field=lambda n_bytes: n_bytes // MIB, to_field=lambda mib: mib * MIB,
-               help="Memory to leave free on every device and on the host."),
-    PlanOption(flags="--n-gpu-layers -ngl --gpu-layers", fields=("n_gpu_layers",), type=GpuLayersType(),
-               metavar="N", has_default=False, help=(
-        "Layers to put on devices; as in llama.cpp, the output counts as one. all or -1: every layer; auto: "
-        "as many as fit.  [default: auto]"
-    )),
-    PlanOption(flags="--tensor-split -ts", fields=("tensor_split",), type=TensorSplitType(), metavar="SHARES",
-               has_default=False, help=(
-        'Set the split: a share for each device in device order, "0,38,43", or shares by name in the order '
-        'of computation, "GPU2=43,GPU1=38". A device without a share gets no layers.'
-    )),
-    PlanOption(flags="--split-mode -sm", fields=("split_mode",), type=_choice(SplitChoice), from_field=str,
-               to_field=SplitChoice, help="layer: each device has whole layers; tensor: a share of every "
-               "layer (experimental in llama.cpp); auto: tensor if it takes a quarter less time."),
-    PlanOption(flags="--override-tensor -ot", fields=OVERRIDES, type=OverrideListType(), multiple=True,
-               metavar="PATTERN=DEVICE,...", help=(
-        "Put tensors whose names match a regular expression on a device (GPU0, CPU) other than their "
-        'layer\'s, as in llama.cpp. Short forms: "experts:0-25=CPU", "ffn:3,7-9=GPU1", "ffn_down:all=CPU". '
-        "The first match wins. none: move nothing; auto: what helps, as without this option."
-    )),
-    PlanOption(flags="--n-cpu-moe -ncmoe", fields=OVERRIDES, type=click.IntRange(0), multiple=True,
-               metavar="N", help="Keep the routed experts of the first N layers on the CPU."),
-    PlanOption(flags="--cpu-moe -cmoe", fields=OVERRIDES, is_flag=True, multiple=True,
-               help="Keep the routed experts of all layers on the CPU."),
-    PlanOption(flags="--n-cpu-ffn -ncffn", fields=OVERRIDES, type=click.IntRange(0), multiple=True,
-               metavar="N", help="Keep the dense feed-forward weights of the first N layers on the CPU."),
-    PlanOption(flags="--op-offload/--no-op-offload", fields=("op_offload",), help=(
-        "Copy weights that are on the CPU to the first card for each micro-batch of a prompt, and compute "
-        "there.  [default: what makes a typical request faster]"
-    )),
-    PlanOption(flags="--kv-offload/--no-kv-offload -kvo/-nkvo", fields=("kv_offload",), help=(
-        "Keep the KV cache on the devices of its layers; --no-kv-offload keeps it on the CPU, where "
-        "attention is then computed.  [default: --kv-offload]"
-    )),
-    PlanOption(flags="--mmproj", fields=("mmproj",), metavar="FILE", has_default=False, help=(
-        "The model's multimodal projector, placed on one device. Requests may then contain images.  "
-        "[default: the projector in the model's folder that fits the model]"
-    )),
-    PlanOption(flags="--no-mmproj", fields=("find_mmproj",), is_flag=True, from_field=operator.not_,
-               to_field=operator.not_, help="Do not use the projector in the model's folder."),
-    PlanOption(flags="--lora", fields=("loras",), multiple=True, type=LoraType(), metavar="FILE[:SCALE]",
-               help="Run with this LoRA adapter, applied at SCALE. Repeat for more.  [default scale: 1]"),
-    PlanOption(flags="--draft -md --model-draft", fields=("draft",), metavar="MODEL", has_default=False,
-               help=(
-        "Draft model: a smaller model of the same vocabulary that drafts tokens for MODEL to verify. It goes "
-        "on an idle card, or else on the card with the most free memory. Its context is as long as MODEL's. "
-        "mtp: MODEL's own MTP head; auto: this head if the file has one and it pays."
-    )),
-    PlanOption(flags="--threads -t", fields=("n_threads",), type=click.IntRange(1), metavar="N",
-               has_default=False, help="CPU threads.  [default: one per core]"),
-    PlanOption(flags="--threads-batch -tb", fields=("n_threads_batch",), type=click.IntRange(1), metavar="N",
-               has_default=False,
-               help="CPU threads for steps of several tokens.  [default: as --threads]"),
-    PlanOption(flags="--backend-sampling", fields=("backend_sampling",), type=_choice(BackendSampling),
-               from_field=str, to_field=BackendSampling, help=(
-        "Sample tokens on the output's device instead of the host, if the request allows it. auto: on if "
-        "every device is an NVIDIA, AMD (ROCm) or Apple GPU of this computer."
-    )),
-    PlanOption(flags="--itl-target-ms", fields=("serving.itl_target_ms",), type=click.FloatRange(1),
-               help="Target inter-token latency while other requests prefill."),
-    PlanOption(flags="--cache-reuse", fields=("serving.cache_reuse",), type=click.IntRange(0),
-               metavar="TOKENS", help="Shortest shared prefix worth reusing; 0 disables prefix reuse."),
-    PlanOption(flags="--slots-ram", fields=("serving.slots_ram_bytes",), type=ByteSizeType(), metavar="SIZE",
-               has_default=False, help=(
-        "Host memory for KV cache states evicted from the devices; 0: none.  "
-        "[default: a quarter of the host memory that the plan leaves, at most 8 GiB; none with workers]"
-    )),
-    PlanOption(flags="--slots-disk", fields=("serving.slots_disk_bytes",), type=ByteSizeType(),
-               metavar="SIZE", has_default=False,
-               help="Disk space for KV cache states evicted from host memory.  [default: none]"),
-    PlanOption(flags="--check-tensors", fields=("serving.check_tensors",), is_flag=True,
-               help="Read all weights at each load and refuse a file with values that no weight can have."),
-    PlanOption(flags="--objective", fields=("objective",), type=_choice(Objective), from_field=str,
-               to_field=Objective, help=(
-        "Goal of the placement: latency (shortest step: fastest cards first, may leave a slow card idle), "
-        "throughput (fastest prompts: the slowest stage is as fast as possible), context (longest "
-        "context), balance (memory spread evenly)."
-    )),
-    PlanOption(flags="--expect-depth", fields=("expect_depth",), type=TokenCountType(), metavar="TOKENS",
-               has_default=False, help=(
-        "Context depth assumed when predicting speed.  "
-        f"[default: {_DEFAULT.DEFAULT_DEPTH}, or half the context if that is less]"
-    )),
-    PlanOption(flags="--expect-streams", fields=("expect_streams",), type=click.IntRange(1, 256),
-               help="Sequences that decode at the same time, assumed when predicting speed."),
-    PlanOption(flags="--tuned/--no-tuned", fields=("use_tuned",), help=(
-        "Use the plan that `vram-llm tune` measured to be the fastest for this model, machine and workload."
-    )),
-    PlanOption(flags="--pooling", fields=("pooling",), type=_choice(Pooling), has_default=False,
-               to_field=Pooling, help=(
-        "Compute embeddings instead of text, from the mean of the tokens, the first token (cls) or the last "
-        "token; rank: score documents.  [default: the model file's pooling; without one, generate text]"
-    )),
-    PlanOption(flags="--from-disk", fields=("from_disk",), is_flag=True, help=(
-        "Run a model that the memory does not hold: as many weights as fit stay there, and each token reads "
-        "the others from the model's file. Without the flag such a model is refused."
-    )),
-    PlanOption(flags="--mmap/--no-mmap", fields=("use_mmap",), help=(
-        "Memory-map the file, or read it.  [default: mmap, unless a device and the host share layers]"
-    )),
-)  # fmt: skip
-
-_OF_WORKERS = ("--rpc", "--ssh", "--start-workers")
-PLAN_OPTIONS = (*MACHINE_OPTIONS, *WORKLOAD_OPTIONS)
 
 
 def plan_options(function: _F) -> _F:
@@ -335,29 +77,24 @@ def plan_options(function: _F) -> _F:
     return collect  # type: ignore[return-value]  # click makes a command of it
 
 
-def rig_options(function: _F) -> _F:
-    """Add the options for cards and host that are not here."""
-    for option in reversed(MACHINE_OPTIONS):
-        function = option.decorator()(function) if option.flag not in _OF_WORKERS else function
-    return function
-
-
 def _workload(values: dict[PlanOption, Any]) -> Workload:
     """The workload that the values of options ask for."""
     workload: dict[str, Any] = {}
-    serving: dict[str, Any] = {}
+    sections: dict[str, dict[str, Any]] = {}
     for option, value in values.items():
         if value is None or option.fields == OVERRIDES:
             continue
         for field in option.fields:
             section, _, name = field.rpartition(".")
-            (serving if section else workload)[name] = option.to_field(value)
+            (sections.setdefault(section, {}) if section else workload)[name] = option.to_field(value)
     if workload.get("n_ctx") == LARGEST:
         workload |= {"n_ctx": None, "largest_ctx": True}
     elif workload.get("n_ctx") == AUTO:
         del workload["n_ctx"]
     workload["overrides"] = dictated_overrides(click.get_current_context())
-    return Workload(**workload, serving=Serving(**serving))
+    for section, given in sections.items():
+        workload[section] = replace(getattr(Workload(), section), **given)
+    return Workload(**workload)
 
 
 def saved_plan(path: str, options: PlanOptions) -> "Plan":

@@ -113,6 +113,8 @@ def _checked(fleet: ConfiguredFleet | None, options: PlanOptions) -> ConfiguredF
         raise BadConfig("with --ray all models are loaded at the start, where each fits: leave groups: out")
     if fleet.workers:
         raise BadConfig(f"{fleet.workers[0].place}: RPC workers are not used with --ray: leave workers: out")
-    if options.rpc or options.gpus:
-        raise click.UsageError("--ray plans for the devices of its nodes: leave --rpc and --gpus out")
+    if options.rpc or options.gpus or options.device is not None:
+        raise click.UsageError(
+            "--ray plans for the devices of its nodes: leave --rpc, --gpu and --device out"
+        )
     return fleet

@@ -27,8 +27,8 @@ _NO_VERBS = {
 # Flags of llama-server, Ollama and vLLM.
 _FLAGS = {
     "--context": "--n-ctx", "--ctx": "--n-ctx", "--context-length": "--n-ctx", "--max-model-len": "--n-ctx",
-    "--num-ctx": "--n-ctx", "--num-gpu": "--n-gpu-layers", "--gpus": "--gpu", "--device": "--gpu",
-    "-dev": "--gpu", "--max-num-seqs": "--parallel", "--kv-cache-dtype": "--kv-type", "-mm": "--mmproj",
+    "--num-ctx": "--n-ctx", "--num-gpu": "--n-gpu-layers", "--gpus": "--gpu",
+    "--max-num-seqs": "--parallel", "--kv-cache-dtype": "--kv-type", "-mm": "--mmproj",
     "--gpu-memory-utilization": "--reserve-mib", "--fit-target": "--reserve-mib", "-fitt": "--reserve-mib",
 }  # fmt: skip
 _NO_FLAGS = {

@@ -33,6 +33,7 @@ def detect(
     cpu: str | None = None,
     disk: str | None = None,
     workers: "Sequence[WorkerSpec]" = (),
+    devices: str | Sequence[str] | None = None,
 ) -> "Machine":
     """The machine to plan for: the local devices, or the what-if cards `gpus` instead; and RPC workers.
 
@@ -44,10 +45,14 @@ def detect(
 
     `workers` are further RPC workers. Tunnels to those over SSH stay open until this program ends.
 
+    `devices` are the only ones to use, in this order: ids ("GPU0"), llama.cpp's names ("CUDA0"), numbers from
+    0 or parts of a card's name. None: all; empty: the CPU alone.
+
     Raises UnknownDevice, BadHost, WorkerUnreachable.
     """
     from vram_llm.machine import calibration_store, overhead_store
     from vram_llm.machine import detect as machines
+    from vram_llm.machine.device_choice import with_devices
     from vram_llm.machine.what_if_host import HostDescription
 
     for name, text in (("ram", ram), ("cpu", cpu), ("disk", disk)):
@@ -68,6 +73,8 @@ def detect(
         found = worker_list(wanted)
         notes = (*machine.notes, *exposure_notes(wanted))
         machine = dataclasses.replace(machine, devices=machine.devices + found, notes=notes)
+    if devices is not None:
+        machine = with_devices(machine, _as_tuple(devices))
     return calibration_store.with_measured_speeds(machine)
 
 
