@@ -255,7 +255,8 @@ async def test_error_event(
     engine.script = script
     response = await ask(client)
     assert response.status_code == status
-    assert (response.json()["error"]["message"], response.json()["error"]["type"]) == ("too bad", kind)
+    assert response.json()["error"]["message"].startswith("too bad")
+    assert response.json()["error"]["type"] == kind
 
 
 async def test_error_in_mid_stream(client: httpx.AsyncClient, engine: FakeEngine) -> None:

@@ -204,3 +204,29 @@ def test_no_server_error(operation: str, base_url: str) -> None:
         assert response.status_code < 400 or response.json()["error"]["message"]
 
     try_cases(operation, check, SETTINGS)
+
+
+def test_a_chat_longer_than_the_context_loses_its_oldest_turns(sdk: openai.OpenAI) -> None:
+    """The prompt that remains fits, and the next request of the chat finds its beginning computed."""
+    said: Any = [{"role": "system", "content": "Be kind."}]
+    for number in range(40):
+        said += [{"role": "user", "content": f"Question {number}: {'why ' * 40}"}]
+        said += [{"role": "assistant", "content": f"Answer {number}"}]
+    with pytest.raises(openai.BadRequestError, match="'truncate': true"):
+        sdk.chat.completions.create(model="demo", messages=[*said, *HI])
+    create: Any = sdk.chat.completions.with_raw_response.create
+    wanted: Any = {"max_tokens": 50, "temperature": 0, "extra_body": {"truncate": True}}
+    first = create(model="demo", messages=[*said, *HI], **wanted)
+    n_dropped = int(first.headers["x-dropped-messages"])
+    assert 0 < n_dropped < len(said) - 1
+    reply = first.parse()
+    assert 1000 < reply.usage.prompt_tokens <= 2048 - 50
+    assert reply.usage.prompt_tokens_details.dropped_messages == n_dropped
+    longer = [*said, *HI, {"role": "assistant", "content": "ok"}, *HI]
+    details = create(model="demo", messages=longer, **wanted).parse().usage.prompt_tokens_details
+    assert details.dropped_messages == n_dropped
+    assert details.cached_tokens > 1000
+    response = sdk.responses.create(model="demo", input=[*said, *HI], truncation="auto", max_output_tokens=8)
+    assert response.truncation == "auto"
+    assert response.usage is not None
+    assert response.usage.input_tokens < 2048

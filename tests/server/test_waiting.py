@@ -75,7 +75,7 @@ async def test_a_refusal_before_the_first_text_has_its_status(
     async with listening(engine) as url, http_client() as client:
         reply = await client.post(url + path, json=body)
     assert reply.status_code == 400
-    assert reply.json()["error"]["message"].endswith("too long")
+    assert "too long" in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(("path", "body"), STREAMS)
@@ -86,7 +86,7 @@ async def test_a_late_refusal_ends_the_stream(path: str, body: dict[str, Any]) -
     async with listening(FakeEngine(script)) as url, http_client() as client:
         reply = await client.post(url + path, json=body)
     assert reply.status_code == 200
-    assert 'too long"' in reply.text
+    assert "too long" in reply.text
     assert "[DONE]" not in reply.text
 
 
@@ -123,7 +123,7 @@ async def test_an_error_after_white_space_breaks_the_connection_off() -> None:
             async for piece in pieces:
                 received += piece
             pytest.fail("the answer came to an end")
-    assert json.loads(received)["error"]["message"] == "too long"
+    assert "too long" in json.loads(received)["error"]["message"]
 
 
 async def test_a_client_that_goes_away_while_it_waits_is_noticed() -> None:

@@ -17,8 +17,8 @@ _DEFAULT = ServerConfig()
 _LEAST_WATCHDOG_S = 2  # an idle engine gives a sign of life every half second
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
 MODEL_FIELDS = (
-    "request_timeout_s", "image_dir", "watchdog_s", "chat_template", "chat_template_kwargs", "reasoning",
-    "reasoning_budget", "sampling",
+    "request_timeout_s", "image_dir", "truncate", "watchdog_s", "chat_template", "chat_template_kwargs",
+    "reasoning", "reasoning_budget", "sampling",
 )  # fmt: skip
 """Fields of ServerConfig that may differ between the models of one server, besides their names."""
 MODEL_PARAMETERS = frozenset(
@@ -115,6 +115,10 @@ _OPTIONS = (
                  metavar="DIR", help=(
         "Let requests name files in DIR as images (file://NAME). Needs --mmproj. Without --image-dir the "
         "server reads no files."
+    )),
+    click.option("--truncate", is_flag=True, default=_DEFAULT.truncate, help=(
+        "Drop the oldest turns of a chat that does not fit the context, in place of refusing it, unless the "
+        "request decides (its field truncate). Replies say how many messages were dropped."
     )),
     click.option("--request-timeout", "request_timeout_s", type=click.FloatRange(0), metavar="SECONDS",
                  default=_DEFAULT.request_timeout_s, show_default=True, help=(

@@ -1,5 +1,6 @@
 """POST /v1/chat/completions."""
 
+from functools import partial
 from operator import attrgetter
 from typing import Any
 from uuid import uuid4
@@ -20,12 +21,13 @@ from vram_llm.server.parsed_stream import ParsedChunks, gather_choices, parse_st
 from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import ChatChoice, ChatCompletion, ReplyHead, UsageCounter
+from vram_llm.server.request_record import record_of_request
 from vram_llm.server.schemas import ChatCompletionRequest
 from vram_llm.server.serving_context import ServingContext, fingerprint, template_source
 from vram_llm.server.sse import EventStream, VerboseFirstChunk, with_timings
 from vram_llm.server.template_messages import continued_message, template_messages
 from vram_llm.server.timings import Clocks, clocks_of, timed
-from vram_llm.server.worker_threads import prepare_in_thread
+from vram_llm.server.truncation import answer_room, prepare_to_fit
 
 
 def chat_router(serving: ServingContext) -> APIRouter:
@@ -41,7 +43,7 @@ def chat_router(serving: ServingContext) -> APIRouter:
         fields.logit_bias = await resolve_text_biases(fields.logit_bias, serving.engine)
         use, thinking = fields.use(), fields.thinking_wanted()
         form = ChatForm(bool(fields.functions), use.takes_text, thinking.where == "hidden")
-        prepared = await prepare_in_thread(prepare_request, serving, info, fields)
+        prepared = await prepare_chat_request(serving, info, fields)
         head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(serving.clock()), info.name, fingerprint(info))
         base = prepared.request(head.id, fields.token_limit(), fields.n_logprobs())
         requests = engine_requests(fields, base, info, config=serving.config)
@@ -52,7 +54,8 @@ def chat_router(serving: ServingContext) -> APIRouter:
         chunks = parse_stream(
             timed(stream_events(serving.engine, requests), clocks), parsers, one_call=prepared.one_call
         )
-        counter, ping_s = UsageCounter(len(requests)), serving.config.sse_ping_interval_s
+        counter = UsageCounter(len(requests), record_of_request().dropped_messages)
+        ping_s = serving.config.sse_ping_interval_s
         if fields.stream:
             chat_chunks = ChatChunks(head, len(requests), counter, form, include_usage=fields.include_usage)
             writer = with_timings(chat_chunks, clocks, fields, attrgetter("token"))
@@ -66,8 +69,21 @@ def chat_router(serving: ServingContext) -> APIRouter:
     return router
 
 
-def prepare_request(serving: ServingContext, info: ModelInfo, fields: ChatCompletionRequest) -> PreparedChat:
-    """Prepare the assistant's turn of a chat request. Blocks. Raises RequestError, BrokenTemplate."""
+async def prepare_chat_request(
+    serving: ServingContext, info: ModelInfo, fields: ChatCompletionRequest
+) -> PreparedChat:
+    """Prepare the assistant's turn of a chat request. Raises RequestError, BrokenTemplate."""
+    config = serving.config
+    room = answer_room(fields.truncate, fields.token_limit(), info.n_ctx, allowed=config.truncate)
+    return await prepare_to_fit(
+        serving, info, room, partial(_prepare, serving, info, fields), lambda own: own
+    )
+
+
+def _prepare(
+    serving: ServingContext, info: ModelInfo, fields: ChatCompletionRequest, n_cuts: int
+) -> PreparedChat:
+    """The same with the turns before the nth cut dropped. Blocks."""
     images, thinking, config = serving.request_images(info), fields.thinking_wanted(), serving.config
     variables = {} if fields.verbosity is None else {"verbosity": fields.verbosity}
     messages = template_messages(fields.messages, images)
@@ -80,6 +96,7 @@ def prepare_request(serving: ServingContext, info: ModelInfo, fields: ChatComple
         variables={**variables, **(fields.chat_template_kwargs or {})},
         continues=continues,
         add_generation_prompt=fields.add_generation_prompt is not False,
+        n_cuts=n_cuts,
     )
     grammar = fields.grammar_wanted()
     prepared = prepare_chat(info, chat, use, config=config, thinking=thinking, grammar=grammar)

@@ -46,6 +46,7 @@ class ServerConfig:
     cors_origins: tuple[str, ...] = ()  # "*": every origin; "localhost": this computer's, at any port
     allowed_hosts: tuple[str, ...] = ()
     image_dir: Path | None = None
+    truncate: bool = False  # chats that do not fit, unless the request decides
     max_body_bytes: int = 32 * MIB
     verbose: bool = False  # log everything; add the prompt to chat answers, unless the request decides
     log_format: LogFormat = LogFormat.TEXT

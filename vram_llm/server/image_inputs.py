@@ -10,8 +10,9 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from vram_llm.engine.request import Image
@@ -98,6 +99,12 @@ class RequestImages:
             images.append(Image(len(text), self.kept[mark], self._fields.get(mark, "previous_response_id")))
             done = at + len(mark)
         return text + prompt[done:], tuple(images)
+
+    def within(self, messages: Iterable[dict[str, Any]]) -> "RequestImages":
+        """Only the images whose marks are in the messages' texts."""
+        texts = [message["content"] or "" for message in messages]
+        kept = {mark: data for mark, data in self.kept.items() if any(mark in text for text in texts)}
+        return replace(self, kept=kept)
 
     def _add(self, data: bytes, at: str) -> str:
         self._check_bytes(len(data), at)

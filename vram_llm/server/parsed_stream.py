@@ -17,7 +17,9 @@ from vram_llm.chat.events import (
 )
 from vram_llm.chat.reader import Parser
 from vram_llm.engine.request import FinishReason, Likelihood, TokenEvent
+from vram_llm.errors import ContextExceeded
 from vram_llm.server.generation import TokenEvents
+from vram_llm.server.prompt_limits import with_truncate_named
 from vram_llm.server.replies import ChatEnding, UsageCounter
 
 
@@ -117,14 +119,20 @@ class _ChoiceParser:
 async def parse_stream(
     token_events: TokenEvents, parsers: Sequence[Parser | None], *, one_call: bool = False
 ) -> ParsedChunks:
-    """Parse `token_events`, one parser per choice. With `one_call`, a choice ends with its first call."""
+    """Parse `token_events`, one parser per choice. With `one_call`, a choice ends with its first call.
+
+    Raises what they raise; a prompt that is too long is refused with a word about `truncate`.
+    """
     choice_parsers = [_ChoiceParser(parser, one_call) for parser in parsers]
     async with aclosing(token_events):
-        async for index, token in token_events:
-            if not choice_parsers[index].ended:
-                yield index, choice_parsers[index].feed(token)
-            if all(parser.ended for parser in choice_parsers):
-                return
+        try:
+            async for index, token in token_events:
+                if not choice_parsers[index].ended:
+                    yield index, choice_parsers[index].feed(token)
+                if all(parser.ended for parser in choice_parsers):
+                    return
+        except ContextExceeded as error:
+            raise with_truncate_named(error) from None
 
 
 async def gather_choices(chunks: ParsedChunks, counter: UsageCounter) -> list[ParsedChoice]:

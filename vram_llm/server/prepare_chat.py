@@ -6,6 +6,7 @@ from typing import Any
 
 from vram_llm.chat.constrained_calls import read_forced_call, read_text_call
 from vram_llm.chat.dialect import dialect_of
+from vram_llm.chat.oldest_turns import cuts, without_oldest
 from vram_llm.chat.prompt import ChatPrompt, chat_prompt
 from vram_llm.chat.reader import Parser
 from vram_llm.chat.thinking_budget import is_opened, may_reopen, thinking_marks
@@ -25,10 +26,15 @@ from vram_llm.server.tool_grammars import (
 )
 from vram_llm.server.tools import ToolUse
 
+_BYTES_BETWEEN_CUTS = 2  # as a divisor of the context's tokens: an eighth of it at four bytes a token
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedChat:
-    """The assistant's turn. `new_parser` makes a parser for a choice, or None if all text is content."""
+    """The assistant's turn. `new_parser` makes a parser for a choice, or None if all text is content.
+
+    `n_cuts` and `dropped_messages`: the turns before the nth cut (see chat.oldest_turns) were dropped.
+    """
 
     prompt: str
     add_bos: bool
@@ -38,6 +44,8 @@ class PreparedChat:
     one_call: bool = False
     images: tuple[Image, ...] = ()
     reasoning_budget: ReasoningBudget | None = None
+    n_cuts: int = 0
+    dropped_messages: int = 0
 
     def request(self, reply_id: str, max_tokens: int | None, logprobs: int | None = None) -> Request:
         """The engine's request for an answer of at most `max_tokens` tokens."""
@@ -60,6 +68,7 @@ class TemplateInput:
 
     `variables`: the client's template variables. `continues`: the answer continues the last message, which is
     the assistant's. `add_generation_prompt` of False: the prompt does not open the assistant's turn.
+    The turns before cut number `n_cuts` (see chat.oldest_turns), or the last one, are dropped; 0: none.
     """
 
     messages: list[dict[str, Any]]
@@ -67,6 +76,7 @@ class TemplateInput:
     variables: Mapping[str, Any] = field(default_factory=dict)
     continues: bool = False
     add_generation_prompt: bool = True
+    n_cuts: int = 0
 
 
 def prepare_chat(
@@ -83,7 +93,8 @@ def prepare_chat(
     With a `grammar`, or a forced call, the answer begins at once, without thinking. The server's limit of
     thinking is a maximum for all requests. Blocks: call it in a thread. Raises RequestError, BrokenTemplate.
     """
-    check_chat_fits(info, chat.messages)
+    messages, n_cuts = _without_oldest(chat, info.n_ctx)
+    check_chat_fits(info, messages)
     budgets = [budget for budget in (thinking.n_tokens, config.reasoning_budget) if budget is not None]
     n_thinking = min(budgets, default=None)
     effort = thinking.effort
@@ -93,7 +104,7 @@ def prepare_chat(
     dialect = with_constrainable_calls(dialect_of(source), use, grammar)
     variables = template_variables(dialect, config, effort, chat.variables, thinking.field)
     prompt = chat_prompt(
-        chat.messages,
+        messages,
         list(use.tools),
         chat_template(source, info.bos_token, info.eos_token),
         dialect,
@@ -107,8 +118,18 @@ def prepare_chat(
     if is_off and thinks and not chat.continues and chat.add_generation_prompt:
         prompt = replace(prompt, text=prompt.begin_answer())  # no variable switches its thinking off
     prepared = _prepare(prompt, add_bos, use, grammar, n_thinking)
-    text, images = chat.images.placed(prepared.prompt)
-    return replace(prepared, prompt=text, images=images)
+    n_dropped = len(chat.messages) - len(messages)
+    text, images = (chat.images.within(messages) if n_dropped else chat.images).placed(prepared.prompt)
+    return replace(prepared, prompt=text, images=images, n_cuts=n_cuts, dropped_messages=n_dropped)
+
+
+def _without_oldest(chat: TemplateInput, n_ctx: int) -> tuple[list[dict[str, Any]], int]:
+    """The messages without the turns to drop, and the number of the cut."""
+    if not chat.n_cuts:
+        return chat.messages, 0
+    places = cuts(chat.messages, n_ctx // _BYTES_BETWEEN_CUTS)
+    n_cuts = min(chat.n_cuts, len(places))
+    return without_oldest(chat.messages, places[n_cuts - 1]) if n_cuts else chat.messages, n_cuts
 
 
 def _prepare(

@@ -11,6 +11,23 @@ MAX_TOOL_GRAMMAR_CHARS = 2**20  # of all tools together
 
 def check_chat_fits(info: ModelInfo, messages: list[dict[str, Any]]) -> None:
     """Raises ContextExceeded for a chat that has more messages or text than the context holds."""
+    try:
+        _check_chat_fits(info, messages)
+    except ContextExceeded as error:
+        raise with_truncate_named(error) from None
+
+
+def with_truncate_named(error: ContextExceeded) -> ContextExceeded:
+    """The error of a chat, with the field that drops its oldest turns."""
+    return ContextExceeded(
+        f"{error}; 'truncate': true drops the oldest turns",
+        error.param,
+        n_prompt_tokens=error.n_prompt_tokens,
+        n_ctx=error.n_ctx,
+    )
+
+
+def _check_chat_fits(info: ModelInfo, messages: list[dict[str, Any]]) -> None:
     if len(messages) > info.n_ctx:
         raise ContextExceeded(
             f"The chat has {len(messages):,} messages of at least one token each and the context holds "

@@ -24,9 +24,13 @@ class ReplyHead:
 
 
 class PromptTokensDetails(BaseModel):
-    """Details of the prompt's tokens: `cached_tokens` of them were computed for an earlier request."""
+    """Details of the prompt's tokens: `cached_tokens` of them were computed for an earlier request.
+
+    `dropped_messages`: of the chat, so that it fits the context; only if the request asks for that.
+    """
 
     cached_tokens: int = 0
+    dropped_messages: Annotated[int | None, PRESENT] = None
 
 
 class CompletionTokensDetails(BaseModel):
@@ -291,6 +295,7 @@ class UsageCounter:
     """Counts the tokens of a reply whose prompts have `n` choices each."""
 
     n: int
+    dropped_messages: int | None = None
     _prompts: dict[int, int] = field(default_factory=dict)
     _completion_tokens: int = 0
     _reasoning_tokens: int = 0
@@ -310,6 +315,8 @@ class UsageCounter:
             prompt_tokens=prompt_tokens,
             completion_tokens=self._completion_tokens,
             total_tokens=prompt_tokens + self._completion_tokens,
-            prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(self._cached.values())),
+            prompt_tokens_details=PromptTokensDetails(
+                cached_tokens=sum(self._cached.values()), dropped_messages=self.dropped_messages
+            ),
             completion_tokens_details=CompletionTokensDetails(reasoning_tokens=self._reasoning_tokens),
         )

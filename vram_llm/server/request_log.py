@@ -37,7 +37,10 @@ class RequestLogMiddleware:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", record.id.encode())]
+                own = [(b"x-request-id", record.id.encode())]
+                if record.dropped_messages is not None:
+                    own.append((b"x-dropped-messages", b"%d" % record.dropped_messages))
+                message["headers"] = [*message.get("headers", ()), *own]
             await send(message)
 
         try:

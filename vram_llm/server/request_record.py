@@ -38,6 +38,7 @@ class RequestRecord:
     completion_tokens: int = 0
     finish_reasons: set[str] = field(default_factory=set)
     error: str = ""
+    dropped_messages: int | None = None  # of its chat, to fit the context; None: it did not ask for that
     prompts: Sequence[str | tuple[int, ...]] = ()  # as text or token ids; of several choices the same object
     _counts: dict[int, tuple[int, int]] = field(default_factory=dict)  # of each prompt: tokens, cached ones
 
@@ -91,6 +92,8 @@ class RequestRecord:
         known: dict[str, Any] = {"request_id": self.id, "client": self.client}
         if self.model:
             known["model"] = self.model
+        if self.dropped_messages:
+            known["dropped_messages"] = self.dropped_messages
         if self._counts:
             known["prompt_tokens"], known["cached_tokens"] = self.prompt_tokens, self.cached_tokens
         if self.first_token_at is not None:

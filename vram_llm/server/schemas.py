@@ -206,6 +206,7 @@ class ChatCompletionRequest(OpenAIFields, ThinkingFields):
     top_logprobs: Annotated[int, WHOLE, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     n_probs: Annotated[int, WHOLE, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     verbose: bool | None = None  # the prompt too, as llama-server's `__verbose`
+    truncate: bool | None = None  # drop the oldest turns if the chat does not fit, see server.truncation
 
     def n_logprobs(self) -> int | None:
         """The number of most likely tokens to give per position; None: no logprobs. Raises RequestError."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from vram_llm.engine.engine_protocol import MAX_CHARS
 from vram_llm.errors import RequestError
-from vram_llm.server.chat import prepare_request
+from vram_llm.server.chat import prepare_chat_request
 from vram_llm.server.client_fields import IGNORED
 from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.known_fields import Fields, Neutral
@@ -22,7 +22,7 @@ from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import PRESENT
 from vram_llm.server.schemas import ChatCompletionRequest
 from vram_llm.server.serving_context import ServingContext
-from vram_llm.server.worker_threads import prepare_in_thread
+from vram_llm.server.truncation import n_prompt_tokens
 
 
 class TokenizeFields(Fields):
@@ -124,9 +124,7 @@ def tokens_router(serving: ServingContext) -> APIRouter:
     )
     async def apply_template(http: Request) -> AppliedTemplate:
         fields = await read_fields(ApplyTemplateFields, http)
-        prepared = await prepare_in_thread(
-            prepare_request, serving, serving.generation_model(fields.model), fields
-        )
+        prepared = await prepare_chat_request(serving, serving.generation_model(fields.model), fields)
         if prepared.images:
             raise NotSupported(
                 "A prompt with images is not only text; send the messages without images", "messages"
@@ -139,13 +137,8 @@ def tokens_router(serving: ServingContext) -> APIRouter:
     )
     async def count(http: Request) -> TokenCount:
         fields = await read_fields(ChatCompletionRequest, http)
-        prepared = await prepare_in_thread(
-            prepare_request, serving, serving.generation_model(fields.model), fields
-        )
-        tokens = await serving.engine.tokenize(
-            prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images
-        )
-        return TokenCount(input_tokens=len(tokens))
+        prepared = await prepare_chat_request(serving, serving.generation_model(fields.model), fields)
+        return TokenCount(input_tokens=await n_prompt_tokens(serving, prepared))
 
     return router
 

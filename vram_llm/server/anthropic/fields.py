@@ -77,6 +77,7 @@ class CountFields(GenerationFields):
     output_config: OutputConfig | None = None
     output_format: dict[str, Any] | None = None  # the older name
     context_management: ContextManagement | None = None
+    truncate: bool | None = None  # drop the oldest turns if the chat does not fit, see server.truncation
     container: Any = None  # for code that Anthropic runs
     # The following fields have no effect: prompts are reused anyway, and there is one model.
     cache_control: Any = None

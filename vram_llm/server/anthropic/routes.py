@@ -1,6 +1,8 @@
 """POST /v1/messages and /v1/messages/count_tokens."""
 
 import logging
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -23,13 +25,15 @@ from vram_llm.server.parsed_stream import ParsedChunks, parse_stream
 from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import UsageCounter
+from vram_llm.server.request_record import record_of_request
 from vram_llm.server.serving_context import ServingContext, template_source
 from vram_llm.server.sse import EventStream
 from vram_llm.server.thinking_fields import ThinkingSettings
 from vram_llm.server.tools import ToolUse
-from vram_llm.server.worker_threads import prepare_in_thread
+from vram_llm.server.truncation import answer_room, n_prompt_tokens, prepare_to_fit
 
 log = logging.getLogger(__name__)
+_PreparedMessage = tuple[PreparedChat, SortedAnthropicTools]
 
 
 def anthropic_router(serving: ServingContext) -> APIRouter:
@@ -40,8 +44,8 @@ def anthropic_router(serving: ServingContext) -> APIRouter:
     async def answer(http: Request) -> Response:
         fields = await read_fields(MessagesFields, http)
         info = serving.generation_model(fields.model)
-        prepared, sorted_tools = await prepare_in_thread(_prepare, serving, info, fields)
-        counter = UsageCounter(1)
+        prepared, sorted_tools = await _prepare(serving, info, fields)
+        counter = UsageCounter(1, record_of_request().dropped_messages)
         writer = MessageWriter(
             info.name,
             counter,
@@ -64,25 +68,29 @@ def anthropic_router(serving: ServingContext) -> APIRouter:
     )
     async def count(http: Request) -> AnthropicTokenCount:
         fields = await read_fields(CountFields, http)
-        prepared, _ = await prepare_in_thread(
-            _prepare, serving, serving.generation_model(fields.model), fields
-        )
-        tokens = await serving.engine.tokenize(
-            prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images
-        )
-        cleared = {"original_input_tokens": len(tokens)} if fields.context_management else None
-        return AnthropicTokenCount(input_tokens=len(tokens), context_management=cleared)
+        prepared, _ = await _prepare(serving, serving.generation_model(fields.model), fields)
+        n_tokens = await n_prompt_tokens(serving, prepared)
+        cleared = {"original_input_tokens": n_tokens} if fields.context_management else None
+        return AnthropicTokenCount(input_tokens=n_tokens, context_management=cleared)
 
     return router
 
 
-def _prepare(
-    serving: ServingContext, info: ModelInfo, fields: CountFields
-) -> tuple[PreparedChat, SortedAnthropicTools]:
+async def _prepare(serving: ServingContext, info: ModelInfo, fields: CountFields) -> _PreparedMessage:
+    """Raises RequestError, BrokenTemplate."""
     fields.check(info.n_ctx)
+    room = answer_room(fields.truncate, fields.max_tokens, info.n_ctx, allowed=serving.config.truncate)
+    prepare = partial(_prepare_cut, serving, info, fields)
+    return await prepare_to_fit(serving, info, room, prepare, itemgetter(0))
+
+
+def _prepare_cut(
+    serving: ServingContext, info: ModelInfo, fields: CountFields, n_cuts: int
+) -> _PreparedMessage:
+    """The same with the turns before the nth cut dropped. Blocks."""
     images = serving.request_images(info)
     sorted_tools = sort_tools(fields.tools or (), fields.messages)
-    for reason in sorted_tools.left_out.values():
+    for reason in () if n_cuts else sorted_tools.left_out.values():
         log.warning("A tool is left out: %s", reason)
     messages = messages_of(fields.system, fields.messages, images)
     use = sorted_tools.use(fields.choice(), fields.parallel)
@@ -91,7 +99,7 @@ def _prepare(
         field="thinking" if fields.thinking else "output_config.effort",
         n_tokens=fields.thinking_budget,
     )
-    chat = TemplateInput(messages=messages, images=images, continues=_continues(messages))
+    chat = TemplateInput(messages=messages, images=images, continues=_continues(messages), n_cuts=n_cuts)
     grammar = fields.grammar_wanted()
     prepared = prepare_chat(info, chat, use, config=serving.config, thinking=thinking, grammar=grammar)
     return prepared, sorted_tools

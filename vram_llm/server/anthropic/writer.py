@@ -62,6 +62,7 @@ class MessageUsage(BaseModel):
     server_tool_use: ServerToolUse = ServerToolUse()
     inference_geo: str = "not_available"
     service_tier: Literal["standard"] = "standard"
+    dropped_messages: Annotated[int | None, PRESENT] = None  # to fit the context, if that was asked for
 
 
 class MessageReply(BaseModel):
@@ -107,7 +108,7 @@ class MessageWriter:
         self.reply = MessageReply(
             id=f"msg_{uuid4().hex}",
             model=model,
-            usage=MessageUsage(input_tokens=0, output_tokens=0),
+            usage=MessageUsage(input_tokens=0, output_tokens=0, dropped_messages=counter.dropped_messages),
             context_management=context_management,
             warnings=warnings or None,
         )
@@ -147,6 +148,7 @@ class MessageWriter:
             input_tokens=usage.prompt_tokens - cached,
             output_tokens=usage.completion_tokens,
             cache_read_input_tokens=cached,
+            dropped_messages=self._tally.dropped_messages,
             output_tokens_details=ThinkingTokens(
                 thinking_tokens=usage.completion_tokens_details.reasoning_tokens
             ),

@@ -111,7 +111,8 @@ class ResponseFields(GenerationFields):
     metadata: Metadata | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     context_management: list[Compaction] | None = None
-    truncation: Literal["auto", "disabled"] | None = None  # a permission that is not used
+    truncation: Literal["auto", "disabled"] | None = None  # OpenAI's; see server.truncation
+    truncate: bool | None = None
     max_tool_calls: Annotated[int, WHOLE, Field(ge=1)] | None = None  # of tools that OpenAI runs
     # The following fields have no effect.
     client_metadata: Any = None
@@ -153,6 +154,11 @@ class ResponseFields(GenerationFields):
         """Variables for the chat template."""
         verbosity = {"verbosity": self.text.verbosity} if self.text and self.text.verbosity else {}
         return {**verbosity, **(self.chat_template_kwargs or {})}
+
+    @property
+    def truncates(self) -> bool | None:
+        """Whether to drop the oldest turns of a chat that does not fit; None: `truncation` may allow it."""
+        return False if self.truncate is None and self.truncation == "disabled" else self.truncate
 
     def n_logprobs(self) -> int | None:
         """The number of most likely tokens to give per position; None: no logprobs."""

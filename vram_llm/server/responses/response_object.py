@@ -17,6 +17,7 @@ class InputDetails(BaseModel):
 
     cached_tokens: int
     cache_write_tokens: int = 0
+    dropped_messages: Annotated[int | None, PRESENT] = None  # to fit the context, if that was asked for
 
 
 class OutputDetails(BaseModel):
@@ -80,7 +81,7 @@ class ResponseObject(BaseModel):
     tools: list[dict[str, Any]]
     top_p: float
     top_logprobs: int = 0
-    truncation: Literal["disabled"] = "disabled"
+    truncation: Literal["auto", "disabled"]
     usage: ResponseUsage | None = None
     user: str | None = None
     metadata: dict[str, str]
@@ -104,7 +105,7 @@ class InputTokens(BaseModel):
 def new_response(
     fields: ResponseFields, tools: list[ResponseTool], sampling: SamplingParams, **own: Any
 ) -> ResponseObject:
-    """A response without output. `own` are its id, its time, its model and its warnings."""
+    """A response without output. `own`: its id, time, model, truncation and warnings."""
     reasoning, text = fields.reasoning, fields.text
     form = text.format.model_dump() if text and text.format else {"type": "text"}
     verbosity = {"verbosity": text.verbosity} if text and text.verbosity else {}
@@ -147,7 +148,10 @@ def response_usage(usage: Usage) -> ResponseUsage:
     """A chat's usage, with the names of responses."""
     return ResponseUsage(
         input_tokens=usage.prompt_tokens,
-        input_tokens_details=InputDetails(cached_tokens=usage.prompt_tokens_details.cached_tokens),
+        input_tokens_details=InputDetails(
+            cached_tokens=usage.prompt_tokens_details.cached_tokens,
+            dropped_messages=usage.prompt_tokens_details.dropped_messages,
+        ),
         output_tokens=usage.completion_tokens,
         output_tokens_details=OutputDetails(
             reasoning_tokens=usage.completion_tokens_details.reasoning_tokens

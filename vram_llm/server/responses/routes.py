@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from typing import Any
 from uuid import uuid4
 
@@ -21,6 +23,7 @@ from vram_llm.server.parsed_stream import ParsedChoice, ParsedChunks, parse_stre
 from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import UsageCounter
+from vram_llm.server.request_record import record_of_request
 from vram_llm.server.responses.fields import ENCODED_THINKING, ResponseFields
 from vram_llm.server.responses.items import messages_of
 from vram_llm.server.responses.response_object import (
@@ -37,7 +40,7 @@ from vram_llm.server.serving_context import ServingContext
 from vram_llm.server.sse import EventStream
 from vram_llm.server.thinking_fields import ThinkingSettings
 from vram_llm.server.timings import clocks_of, timed
-from vram_llm.server.worker_threads import prepare_in_thread
+from vram_llm.server.truncation import answer_room, n_prompt_tokens, prepare_to_fit
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +74,7 @@ def _add_generation(router: APIRouter, serving: ServingContext, stores: Response
         fields = await read_fields(ResponseFields, http)
         info = serving.generation_model(fields.model)
         store = stores.of_request()
-        turn = await _prepare_in_thread(serving, info, fields, store)
+        turn = await _prepare_turn(serving, info, fields, store)
         prepared = turn.prepared
         response_id = f"resp_{uuid4().hex}"
         base = prepared.request(response_id, fields.token_limit, fields.n_logprobs())
@@ -83,6 +86,7 @@ def _add_generation(router: APIRouter, serving: ServingContext, stores: Response
             id=response_id,
             created_at=int(serving.clock()),
             model=info.name,
+            truncation="disabled" if record_of_request().dropped_messages is None else "auto",
             warnings=turn.warnings or None,
         )
 
@@ -92,7 +96,7 @@ def _add_generation(router: APIRouter, serving: ServingContext, stores: Response
 
         writer = ResponseWriter(
             response,
-            UsageCounter(1),
+            UsageCounter(1, record_of_request().dropped_messages),
             serving.clock,
             on_end,
             turn.client_names,
@@ -116,11 +120,8 @@ def _add_generation(router: APIRouter, serving: ServingContext, stores: Response
     async def count(http: Request) -> InputTokens:
         fields = await read_fields(ResponseFields, http)
         info = serving.generation_model(fields.model)
-        prepared = (await _prepare_in_thread(serving, info, fields, stores.of_request())).prepared
-        tokens = await serving.engine.tokenize(
-            prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images
-        )
-        return InputTokens(input_tokens=len(tokens))
+        prepared = (await _prepare_turn(serving, info, fields, stores.of_request())).prepared
+        return InputTokens(input_tokens=await n_prompt_tokens(serving, prepared))
 
 
 def _add_stored_responses(router: APIRouter, stores: ResponseStores) -> None:
@@ -148,13 +149,16 @@ def _add_stored_responses(router: APIRouter, stores: ResponseStores) -> None:
         return DeletedResponse(id=response_id)
 
 
-async def _prepare_in_thread(
+async def _prepare_turn(
     serving: ServingContext, info: ModelInfo, fields: ResponseFields, store: ResponseStore
 ) -> _PreparedResponse:
     """Prepare a request. Raises RequestError, BrokenTemplate."""
     fields.check(info.n_ctx)
     previous = _previous(store, fields.previous_response_id)
-    return await prepare_in_thread(_prepare, serving, info, fields, previous, store)
+    allowed = fields.truncation == "auto" or serving.config.truncate
+    room = answer_room(fields.truncates, fields.token_limit, info.n_ctx, allowed=allowed)
+    prepare = partial(_prepare, serving, info, fields, previous, store)
+    return await prepare_to_fit(serving, info, room, prepare, attrgetter("prepared"))
 
 
 def _prepare(
@@ -163,8 +167,12 @@ def _prepare(
     fields: ResponseFields,
     previous: StoredResponse | None,
     store: ResponseStore,
+    n_cuts: int,
 ) -> _PreparedResponse:
-    """Prepare a request. Blocks. Raises RequestError, BrokenTemplate."""
+    """Prepare a request, with the turns before the nth cut dropped. Blocks.
+
+    Raises RequestError, BrokenTemplate.
+    """
     images = serving.request_images(info, previous.images if previous else {})
     new, unread = messages_of(fields.input, images, store.find_item)
     chat = [*(previous.messages if previous else ()), *new]
@@ -174,11 +182,11 @@ def _prepare(
     n_own = len(fields.tools or ())
     sorted_tools = sort_tools(tools, lambda i: f"tools[{i}]" if i < n_own else f"input.tools[{i - n_own}]")
     warnings = [*sorted_tools.left_out.values(), *unread]
-    for warning in warnings:
+    for warning in () if n_cuts else warnings:
         log.warning("Left out of a request: %s", warning)
     prepared = prepare_chat(
         info,
-        TemplateInput(messages=[*instructions, *chat], images=images, variables=fields.names),
+        TemplateInput(messages=[*instructions, *chat], images=images, variables=fields.names, n_cuts=n_cuts),
         sorted_tools.use(fields.tool_choice, fields.parallel_tool_calls),
         config=serving.config,
         thinking=ThinkingSettings(_effort(fields), "reasoning.effort"),
