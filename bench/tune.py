@@ -28,8 +28,8 @@ import psutil
 from bench.rig import worker
 from bench.uneven import FULL_CORE, SLOW_CORE, fitting
 from tools.random_model import write_llama
-from vram_llm.llama.measure.visit import step_seconds, visit
-from vram_llm.llama.measure.visit_wire import VisitRequest
+from vram_llm.llama.measure.measure_plan import measure_plan, step_seconds
+from vram_llm.llama.measure.measure_plan_wire import PlanMeasurementRequest
 from vram_llm.machine.json_store import DATA_DIR_VARIABLE
 from vram_llm.planner.tuning.proposals import split_name
 from vram_llm.planner.types import Plan, Workload
@@ -124,10 +124,10 @@ def _show(model: str, workers: Sequence[str], effort: TuneEffort) -> None:
     ]
     for number in range(effort.loads):
         for each in measured if number % 2 == 0 else measured[::-1]:
-            request = VisitRequest(
+            request = PlanMeasurementRequest(
                 plan=each.plan, prompt_tokens=1, depth=DEPTH, streams=1, seconds=effort.seconds
             )
-            each.steps_s.append(step_seconds(visit(request)))
+            each.steps_s.append(step_seconds(measure_plan(request)))
     winner, *splits = measured
     best = min(splits, key=lambda each: each.step_s)
     for each in sorted(measured, key=lambda each: each.step_s)[:8]:
@@ -147,7 +147,7 @@ def _print_run(number: int, result: TuneResult) -> None:
     margin = "" if result.best_rival_margin is None else f" (+-{result.best_rival_margin:.1%})"
     print(
         f"run {number}: {result.minutes:.1f} min, {len(result.rows)} candidates, "
-        f"{sum(row.n_visits for row in result.rows)} loads; prediction's choice {choice}; "
+        f"{sum(row.n_measurements for row in result.rows)} loads; prediction's choice {choice}; "
         f"winner {result.winner}{gain}{margin}"
     )
     for row in result.rows:

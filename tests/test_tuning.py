@@ -15,8 +15,8 @@ from tests.patience import PATIENCE_S
 from tests.workers import running_workers
 from tools.random_model import write_llama
 from vram_llm.errors import BadPlan, EngineDied, NotBuilt
-from vram_llm.llama.measure import visit as visiting
-from vram_llm.llama.measure.visit_wire import VisitRequest, VisitResult
+from vram_llm.llama.measure import measure_plan as measuring
+from vram_llm.llama.measure.measure_plan_wire import PlanMeasurement, PlanMeasurementRequest
 from vram_llm.machine import calibration_store
 from vram_llm.machine.json_store import DATA_DIR_VARIABLE
 from vram_llm.machine.types import Fact, Link, Machine, Source, Speed
@@ -70,7 +70,7 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-class ScriptedVisits:
+class ScriptedMeasurements:
     """In place of the child process: times by split, so that tests of what follows depend on no clock.
 
     `test_a_real_run` runs the child itself.
@@ -82,7 +82,7 @@ class ScriptedVisits:
         self.fastest, self.crashing, self.left = fastest, crashing, interrupted_after
         self.seen: list[str] = []
 
-    def __call__(self, request: VisitRequest, on_progress: object = None) -> VisitResult:
+    def __call__(self, request: PlanMeasurementRequest, on_progress: object = None) -> PlanMeasurement:
         name = split(request.plan)
         self.seen.append(name)
         self.left -= 1
@@ -92,17 +92,17 @@ class ScriptedVisits:
             raise EngineDied("llama.cpp ended while tiny was measured: out of memory")
         self.fastest = self.fastest or next((each for each in self.seen if each != self.seen[0]), None)
         step_s = 0.010 if name == self.fastest else 0.012
-        return VisitResult(0.01, 0.0, request.prompt_tokens, (0.001,), (step_s, step_s, step_s))
+        return PlanMeasurement(0.01, 0.0, request.prompt_tokens, (0.001,), (step_s, step_s, step_s))
 
 
 def split(plan: Plan) -> str:
     return f"{plan.placement.device_order} {plan.placement.layers_per_device} {plan.context.n_ubatch}"
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, **how: object) -> ScriptedVisits:
-    visits = ScriptedVisits(**how)  # type: ignore[arg-type]  # its own options
-    monkeypatch.setattr(visiting, "visit", visits)
-    return visits
+def scripted(monkeypatch: pytest.MonkeyPatch, **how: object) -> ScriptedMeasurements:
+    measurements = ScriptedMeasurements(**how)  # type: ignore[arg-type]  # its own options
+    monkeypatch.setattr(measuring, "measure_plan", measurements)
+    return measurements
 
 
 def tuned(model: str, rig: Machine, **more: object) -> TuneResult:
@@ -127,13 +127,13 @@ def test_a_real_run(model: str, rig: Machine, own_store: Path, plan: PlanHere) -
 def test_the_winner_is_used(
     model: str, rig: Machine, own_store: Path, plan: PlanHere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    visits = scripted(monkeypatch)
+    measurements = scripted(monkeypatch)
     before = plan(model, rig, WISH)
     result = tuned(model, rig)
     assert result.gain == pytest.approx(0.2, abs=0.02)
     assert result.tokens_per_s == pytest.approx(100)
     after = plan(model, rig, WISH)
-    assert split(after) == visits.fastest != split(before)
+    assert split(after) == measurements.fastest != split(before)
     assert after.notes[0] == result.kept
     assert "100 tok/s, 20% over the prediction's choice" in after.notes[0]
     assert split(plan(model, rig, replace(WISH, use_tuned=False))) == split(before)

@@ -10,7 +10,7 @@ import pytest
 from tests import zoo
 from tests.cli.running import run, run_here
 from vram_llm.cli.json_types import DOCUMENTS
-from vram_llm.llama.measure.visit_wire import VisitResult
+from vram_llm.llama.measure.measure_plan_wire import PlanMeasurement
 
 pytestmark = pytest.mark.process
 
@@ -39,8 +39,8 @@ IN_PROCESSES = ("bench-model", "verify")  # they load a model
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_command_keeps_to_its_schema(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "tune":  # tests/test_tuning.py measures
-        times = VisitResult(0.01, 0.0, 16, (0.01,), (0.01, 0.01))
-        monkeypatch.setattr("vram_llm.llama.measure.visit.visit", lambda _: times)
+        times = PlanMeasurement(0.01, 0.0, 16, (0.01,), (0.01, 0.01))
+        monkeypatch.setattr("vram_llm.llama.measure.measure_plan.measure_plan", lambda _: times)
     if name == "check":
         (tmp_path / "plan.json").write_text(run_here("plan", "demo", *SMALL, "--json").stdout)
     if name == "fleet-plan":

@@ -27,7 +27,7 @@ _LEAST_WIDTH = 40
 
 
 class TuneScreen:
-    """Shows a run while it measures, on standard error: a table that changes, or a line for each visit."""
+    """Shows a run while it measures, on standard error: a table that changes, or lines."""
 
     def __init__(self, run_s: float) -> None:
         """`run_s` is the time of the run."""
@@ -52,8 +52,8 @@ class TuneScreen:
     def show(self, progress: TuneProgress) -> None:
         """Show where the run is."""
         if self._live is None:
-            if progress.visited is not None:
-                terminal.say(visit_line(progress.phase, progress.visited), err=True)
+            if progress.measured is not None:
+                terminal.say(measured_line(progress.phase, progress.measured), err=True)
             return
         from rich.console import Group
 
@@ -62,8 +62,8 @@ class TuneScreen:
         self._live.update(Group(*map(terminal.styled, lines)), refresh=True)
 
 
-def visit_line(phase: str, row: TuneRow) -> str:
-    """The line of one visit: "round 1 of 3: GPU0:12 GPU1:20, 23.4 tok/s, prompts 812 tok/s"."""
+def measured_line(phase: str, row: TuneRow) -> str:
+    """The line of one measurement: "round 1 of 3: GPU0:12 GPU1:20, 23.4 tok/s, prompts 812 tok/s"."""
     if row.failed is not None:
         return f"{phase}: {row.name}, failed: {row.failed}"
     if row.tokens_per_s is None or row.prompt_tokens_per_s is None:
@@ -83,7 +83,7 @@ def tuned_table(rows: Sequence[TuneRow], width: int) -> list[Line]:
     )
     shown = next((lines for lines in tried if lines is not None), None)
     if shown is None:
-        shown = [line(visit_line("measured", row)) for row in rows]
+        shown = [line(measured_line("measured", row)) for row in rows]
     failures = [row for row in rows if row.failed is not None]
     return [*shown, *(each for row in failures for each in _failure(row, width))]
 
@@ -130,7 +130,7 @@ def _cells(row: TuneRow) -> list[str]:
     name = f"{row.name}{mark}{' <' if row.is_winner else ''}"
     expected = "" if row.expected_tokens_per_s is None else rate(row.expected_tokens_per_s)
     if row.failed is not None or row.tokens_per_s is None or row.prompt_tokens_per_s is None:
-        return [name, expected, "failed" if row.failed else "-", "", "", "", "", str(row.n_visits)]
+        return [name, expected, "failed" if row.failed else "-", "", "", "", "", str(row.n_measurements)]
     return [
         name,
         expected,
@@ -139,7 +139,7 @@ def _cells(row: TuneRow) -> list[str]:
         "" if row.request_s is None else seconds(row.request_s),
         "" if row.ratio is None else f"{row.ratio:+.1%}",
         "" if row.noise is None else f"{row.noise:.1%}",
-        str(row.n_visits),
+        str(row.n_measurements),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The planner.s question, a Workload, and its answer, a Plan. All frozen; a Plan goes to JSON and back."""
+"""The planner's question, a Workload, and its answer, a Plan. All frozen; a Plan goes to JSON and back."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,10 +4,10 @@ import pytest
 
 from vram_llm.planner.tuning.halving import (
     FINAL_SHARE,
+    LEAST_MEASURING_S,
     LEAST_PAIRS,
-    LEAST_VISIT_S,
     MOST_CANDIDATES,
-    MOST_VISIT_S,
+    MOST_MEASURING_S,
     n_candidates,
     n_rounds,
     pair_times,
@@ -43,16 +43,16 @@ def test_rounds_and_pairs_fit_the_time(seconds: float, cost_s: float) -> None:
     n_all = n_rounds(n_rivals)
     for number in range(n_all):
         times = round_times(left_s, n_rivals + 1, n_all - number, cost_s)
-        assert LEAST_VISIT_S <= times.seconds <= MOST_VISIT_S
-        spent.append(times.n_visits * (times.seconds + cost_s) * (n_rivals + 1))
+        assert LEAST_MEASURING_S <= times.seconds <= MOST_MEASURING_S
+        spent.append(times.n_measurements * (times.seconds + cost_s) * (n_rivals + 1))
         left_s -= spent[-1]
         n_rivals = survivors(n_rivals)
     assert sum(spent) <= seconds * (1 - FINAL_SHARE / 2)
     pairs = pair_times(left_s, cost_s)
-    assert pairs.n_visits >= LEAST_PAIRS
-    assert 2 * pairs.n_visits * (pairs.seconds + cost_s) <= left_s * 1.01
+    assert pairs.n_measurements >= LEAST_PAIRS
+    assert 2 * pairs.n_measurements * (pairs.seconds + cost_s) <= left_s * 1.01
 
 
 def test_later_rounds_look_longer() -> None:
     first, last = round_times(100, 12, 4, 1.0), round_times(100, 3, 2, 1.0)
-    assert last.n_visits * last.seconds > first.n_visits * first.seconds
+    assert last.n_measurements * last.seconds > first.n_measurements * first.seconds

@@ -2,10 +2,10 @@
 
 import pytest
 
-from vram_llm.planner.tuning.scores import RequestShape, VisitTimes, gain, noise, ranked
+from vram_llm.planner.tuning.scores import MeasuredTimes, RequestShape, gain, noise, ranked
 from vram_llm.planner.types import Objective, Workload
 
-TIMES = VisitTimes(step_s=0.02, prompt_token_s=0.001)
+TIMES = MeasuredTimes(step_s=0.02, prompt_token_s=0.001)
 
 
 def test_a_request_is_a_prompt_and_an_answer_of_each_stream() -> None:

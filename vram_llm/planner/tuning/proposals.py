@@ -17,7 +17,7 @@ from vram_llm.planner.overrides import Override
 from vram_llm.planner.search.prompt_choice import SIZES
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.tuning.choice import TunedChoice, choice_of, workload_of
-from vram_llm.planner.tuning.scores import RequestShape, VisitTimes
+from vram_llm.planner.tuning.scores import MeasuredTimes, RequestShape
 from vram_llm.planner.types import HOST, Alternative, Context, Placement, Plan, Workload
 from vram_llm.units import format_count
 
@@ -224,7 +224,7 @@ class _ExpectedTimes:
         assert speed.prompt_s is not None
         step_s = speed.step_s if facts.shape.streams == 1 else speed.streams_step_s or speed.step_s
         return facts.shape.seconds(
-            VisitTimes(step_s=step_s, prompt_token_s=speed.prompt_s / max(speed.prompt_tokens, 1))
+            MeasuredTimes(step_s=step_s, prompt_token_s=speed.prompt_s / max(speed.prompt_tokens, 1))
         )
 
 

@@ -20,8 +20,8 @@ _T95_MANY = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VisitTimes:
-    """The figures of one visit: one load of a candidate, measured for some seconds."""
+class MeasuredTimes:
+    """The figures of one measurement: one load of a candidate, measured for some seconds."""
 
     step_s: float  # of a decode step of all streams
     prompt_token_s: float  # of a token of a prompt
@@ -35,7 +35,7 @@ class RequestShape:
     streams: int
     prompt_tokens: int
 
-    def seconds(self, times: VisitTimes) -> float:
+    def seconds(self, times: MeasuredTimes) -> float:
         """The time of a typical request of each stream; with THROUGHPUT, of its prompt."""
         prompt_s = self.streams * self.prompt_tokens * times.prompt_token_s
         if self.objective is Objective.THROUGHPUT:
@@ -74,7 +74,7 @@ def gain(pairs: Sequence[tuple[float, float]]) -> Gain | None:
 
 
 def noise(values: Sequence[float]) -> float | None:
-    """The spread of repeated visits as a share of their median: half of the values' range; None for one."""
+    """Half of the range of repeated measurements, as a share of their median; None for one."""
     if len(values) < 2:
         return None
     return (max(values) - min(values)) / 2 / statistics.median(values)

@@ -1,4 +1,4 @@
-"""Candidates of `tune`: planned to the byte before they are loaded, then visited."""
+"""Candidates of `tune`: planned to the byte before they are loaded, then measured."""
 
 import statistics
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vram_llm.errors import BadPlan, BadSplit, DoesNotFit, EngineDied, ModelRefused, NotBuilt
 from vram_llm.planner.tuning.choice import TunedChoice, choice_of, workload_of
 from vram_llm.planner.tuning.proposals import TuneFacts, placed, split_name
-from vram_llm.planner.tuning.scores import RequestShape, VisitTimes, noise
+from vram_llm.planner.tuning.scores import MeasuredTimes, RequestShape, noise
 from vram_llm.workflows import planning
 from vram_llm.workflows.tuning.results import TuneRow
 
@@ -24,7 +24,7 @@ class TuneCandidate:
     name: str
     choice: TunedChoice
     plan: "Plan"
-    visits: list[VisitTimes] = field(default_factory=list)
+    measured: list[MeasuredTimes] = field(default_factory=list)
     relative: list[float] = field(default_factory=list)  # to the choice's time in the same pass
     failed: str | None = None
 
@@ -35,7 +35,7 @@ class TuneCandidate:
 
     def median(self, shape: RequestShape) -> float:
         """The median time of a typical request."""
-        return statistics.median(map(shape.seconds, self.visits))
+        return statistics.median(map(shape.seconds, self.measured))
 
     def row(self, shape: RequestShape, *, is_choice: bool, is_winner: bool = False) -> TuneRow:
         """The candidate as it is shown."""
@@ -48,22 +48,22 @@ class TuneCandidate:
             is_predictions_choice=is_choice,
             is_winner=is_winner,
             expected_tokens_per_s=expected,
-            n_visits=len(self.visits),
+            n_measurements=len(self.measured),
             failed=self.failed,
         )
-        if not self.visits:
+        if not self.measured:
             return row
         return TuneRow(
             name=self.name,
             is_predictions_choice=is_choice,
             is_winner=is_winner,
             expected_tokens_per_s=expected,
-            tokens_per_s=shape.streams / statistics.median(each.step_s for each in self.visits),
-            prompt_tokens_per_s=1 / statistics.median(each.prompt_token_s for each in self.visits),
+            tokens_per_s=shape.streams / statistics.median(each.step_s for each in self.measured),
+            prompt_tokens_per_s=1 / statistics.median(each.prompt_token_s for each in self.measured),
             request_s=self.median(shape),
             ratio=1 / statistics.median(self.relative) - 1 if self.relative else None,
-            noise=noise([shape.seconds(each) for each in self.visits]),
-            n_visits=len(self.visits),
+            noise=noise([shape.seconds(each) for each in self.measured]),
+            n_measurements=len(self.measured),
             failed=self.failed,
         )
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from vram_llm.errors import NotBuilt, VramLLMError
-from vram_llm.planner.tuning.scores import RequestShape, VisitTimes
+from vram_llm.planner.tuning.scores import MeasuredTimes, RequestShape
 from vram_llm.stderr_reason import last_words
 from vram_llm.workflows.tuning.results import TuneRow
 
@@ -70,7 +70,7 @@ def measured_row(
 
     A server that does not start, or ends, is a row with the reason.
     """
-    times: list[VisitTimes] = []
+    times: list[MeasuredTimes] = []
     try:
         with tempfile.TemporaryFile() as log, _running(program, plan, log) as port:
             ends = time.monotonic() + seconds
@@ -78,7 +78,7 @@ def measured_row(
                 prompt = _round(port, plan, number, prompt_tokens, 1, 1)[0]
                 answers = _round(port, plan, number + _MOST_ROUNDS, depth, shape.streams, _LEAST_ANSWER)
                 times.append(
-                    VisitTimes(
+                    MeasuredTimes(
                         step_s=statistics.median(each["predicted_per_token_ms"] for each in answers) / 1e3,
                         prompt_token_s=prompt["prompt_per_token_ms"] / 1e3,
                     )
@@ -93,7 +93,7 @@ def measured_row(
         tokens_per_s=shape.streams / step_s,
         prompt_tokens_per_s=1 / statistics.median(each.prompt_token_s for each in times),
         request_s=statistics.median(map(shape.seconds, times)),
-        n_visits=1,
+        n_measurements=1,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuneRow:
-    """A candidate: its figures are medians of its visits; None before the first, or if it failed.
+    """A candidate: its figures are medians of its measurements; None before the first, or if it failed.
 
     Rates are of all expected streams together.
     """
@@ -18,20 +18,20 @@ class TuneRow:
     prompt_tokens_per_s: float | None = None
     request_s: float | None = None  # of a typical request: the weighed figure
     ratio: float | None = None  # of the choice's request time to its own, less 1; in the same passes
-    noise: float | None = None  # spread of its visits as a share, half of the range
-    n_visits: int = 0
+    noise: float | None = None  # spread of its measurements as a share, half of the range
+    n_measurements: int = 0
     failed: str | None = None  # why
     is_known: bool = False  # measured in an earlier run alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuneProgress:
-    """Where a run is. `visited` is the row of the visit that has just ended."""
+    """Where a run is. `measured` is the row of the measurement that has just ended."""
 
     phase: str  # "loading", "round 1 of 3", "pairs"
     rows: tuple[TuneRow, ...]  # the fastest first
     left_s: float
-    visited: TuneRow | None = None
+    measured: TuneRow | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,8 +28,8 @@ from vram_llm.workflows.saved_plans import check_loadable
 from vram_llm.workflows.tuning import store
 from vram_llm.workflows.tuning.candidates import CandidatePlanner, TuneCandidate
 from vram_llm.workflows.tuning.kept import find_record, sentence
+from vram_llm.workflows.tuning.measurements import Measurements
 from vram_llm.workflows.tuning.results import TuneProgress, TuneResult, TuneRow
-from vram_llm.workflows.tuning.visits import Visits
 
 if TYPE_CHECKING:
     from vram_llm.llama.dryrun.client import DryRun
@@ -134,7 +134,7 @@ class _Run:
         assert plan.speed is not None
         self._planner = CandidatePlanner(model, self._facts, files.model, dry)
         choice = self._planner.first(plan)
-        self._visits = Visits(
+        self._measurements = Measurements(
             shape=shape,
             choice=choice,
             until=time.monotonic() + order.seconds,
@@ -156,49 +156,55 @@ class _Run:
 
     def measure(self, reserved_s: float) -> None:
         """Probe, rounds of halving, pairs. `reserved_s` is left at the end."""
-        visits = self._visits
-        visits.until -= reserved_s
+        measurements = self._measurements
+        measurements.until -= reserved_s
         waiting = self._proposed()
-        rivals = [] if visits.probe(visits.choice) else self._planned(waiting, _MOST_PROBED)
-        if visits.choice.failed is not None and not any(visits.probe(each) for each in rivals):
+        rivals = [] if measurements.probe(measurements.choice) else self._planned(waiting, _MOST_PROBED)
+        if measurements.choice.failed is not None and not any(measurements.probe(each) for each in rivals):
             raise EngineDied(
-                f"no plan of {self._facts.plan.model.name} can be loaded: {visits.choice.failed}"
+                f"no plan of {self._facts.plan.model.name} can be loaded: {measurements.choice.failed}"
             )
-        most = n_candidates(visits.left_s, visits.cost_s) - 1
+        most = n_candidates(measurements.left_s, measurements.cost_s) - 1
         rivals += self._planned(waiting, most - len(rivals))
         n_all, number = n_rounds(len(rivals)), 0
         while rivals and number < n_all:
-            left_s = visits.left_s
-            times = round_times(left_s, len(rivals) + 1, n_all - number, visits.cost_s)
+            left_s = measurements.left_s
+            times = round_times(left_s, len(rivals) + 1, n_all - number, measurements.cost_s)
             ends_in_s = left_s * (1 - FINAL_SHARE) / (n_all - number) if number + 1 < n_all else left_s * 0.6
             number += 1
-            visits.run_round(rivals, times, f"round {number} of {n_all}", ends_in_s)
+            measurements.run_round(rivals, times, f"round {number} of {n_all}", ends_in_s)
             rivals = self._better(rivals)[: survivors(len(rivals))]
             self._save()
             if number <= _REFINED_ROUNDS and (refined := self._refined()):
                 rivals += refined
                 n_all = max(n_all, number + n_rounds(len(rivals)))
         self._rival = next(iter(self._better(rivals)), None)
-        if self._rival is not None and visits.choice.failed is None:
-            pairs = visits.run_pairs(self._rival)
+        if self._rival is not None and measurements.choice.failed is None:
+            pairs = measurements.run_pairs(self._rival)
             self._gain = gain(pairs)
-        visits.until += reserved_s
+        measurements.until += reserved_s
         self._ended = True
-        if self._gain is None and visits.choice.failed is None:
-            compared = any(each.visits for each in visits.entered[1:])
+        if self._gain is None and measurements.choice.failed is None:
+            compared = any(each.measured for each in measurements.entered[1:])
             why = "there was no time, --minutes gives more" if compared else "no other plan fits or loads"
-            visits.notes.append(f"nothing was compared with the prediction's choice: {why}")
+            measurements.notes.append(f"nothing was compared with the prediction's choice: {why}")
 
     def compare(self, program: str) -> None:
         """Measure llama-server with its own --fit on the same devices."""
         from vram_llm.workflows.tuning.llama_server import measured_row
 
-        visits = self._visits
-        visits.on_progress(TuneProgress(phase=LLAMA_SERVER, rows=visits.rows(), left_s=visits.left_s))
-        plan, seconds = visits.choice.plan, max(visits.left_s, _LEAST_SERVER_S)
-        row = measured_row(program, plan, visits.shape, visits.prompt_tokens, visits.depth, seconds)
-        if row.request_s is not None and visits.choice.visits:
-            row = dataclasses.replace(row, ratio=visits.choice.median(visits.shape) / row.request_s - 1)
+        measurements = self._measurements
+        measurements.on_progress(
+            TuneProgress(phase=LLAMA_SERVER, rows=measurements.rows(), left_s=measurements.left_s)
+        )
+        plan, seconds = measurements.choice.plan, max(measurements.left_s, _LEAST_SERVER_S)
+        row = measured_row(
+            program, plan, measurements.shape, measurements.prompt_tokens, measurements.depth, seconds
+        )
+        if row.request_s is not None and measurements.choice.measured:
+            row = dataclasses.replace(
+                row, ratio=measurements.choice.median(measurements.shape) / row.request_s - 1
+            )
         self._server = row
 
     def _proposed(self) -> list[tuple[str, TunedChoice]]:
@@ -221,8 +227,8 @@ class _Run:
     def _planned(self, waiting: list[tuple[str, TunedChoice]], most: int) -> list[TuneCandidate]:
         """The first `most` candidates that fit; planning ends when a fifth of the time is over."""
         found: list[TuneCandidate] = []
-        stops_at = self._visits.left_s * 0.8
-        while waiting and len(found) < most and (not found or self._visits.left_s > stops_at):
+        stops_at = self._measurements.left_s * 0.8
+        while waiting and len(found) < most and (not found or self._measurements.left_s > stops_at):
             candidate = self._planner.candidate(*waiting.pop(0))
             found += [] if candidate is None else [candidate]
         return found
@@ -235,15 +241,19 @@ class _Run:
 
     def _decodes_slowly(self, rival: TuneCandidate) -> bool:
         """Whether a candidate decodes too slowly to win, however fast its prompts are."""
-        choice = self._visits.choice
-        if not choice.visits or self._workload.objective is Objective.THROUGHPUT:
+        choice = self._measurements.choice
+        if not choice.measured or self._workload.objective is Objective.THROUGHPUT:
             return False
         return _median_step(rival) > _median_step(choice) / SLOWEST_DECODE
 
     def _refined(self) -> list[TuneCandidate]:
         """Candidates that the planner chooses with the speeds that the measurements show."""
         factors = self._factors()
-        if factors is None or not factors.is_better or self._visits.left_s < 8 * self._visits.cost_s:
+        if (
+            factors is None
+            or not factors.is_better
+            or self._measurements.left_s < 8 * self._measurements.cost_s
+        ):
             return []
         machine = corrected(self._machine, factors.factors)
         try:
@@ -265,11 +275,11 @@ class _Run:
     def _factors(self) -> DeviceFactors | None:
         """How much slower the devices are than predicted, from every candidate that was measured."""
         steps = []
-        for each in self._visits.entered:
+        for each in self._measurements.entered:
             speed = each.plan.speed
-            if not each.visits or each.failed is not None or speed is None:
+            if not each.measured or each.failed is not None or speed is None:
                 continue
-            predicted = speed.step_s if self._visits.shape.streams == 1 else speed.streams_step_s
+            predicted = speed.step_s if self._measurements.shape.streams == 1 else speed.streams_step_s
             scale = (predicted or speed.step_s) / speed.step_s
             shares = {device.id: scale * device.seconds for device in speed.devices}
             steps.append(MeasuredStep(shares, _median_step(each)))
@@ -279,17 +289,17 @@ class _Run:
 
     def result(self, minutes: float, *, is_interrupted: bool) -> TuneResult:
         """Store what was learned, and say what it is."""
-        visits, won = self._visits, self._winner()
-        notes = [*visits.notes, *self._save(won), *self._calibrated()]
-        rows = (*visits.rows(won), *([self._server] if self._server else []))
+        measurements, won = self._measurements, self._winner()
+        notes = [*measurements.notes, *self._save(won), *self._calibrated()]
+        rows = (*measurements.rows(won), *([self._server] if self._server else []))
         rows = tuple(sorted(rows, key=lambda row: (row.failed is not None, row.request_s or 0.0)))
         is_rival = won is not None and won is self._rival
-        tokens_per_s = None if won is None else visits.shape.streams / _median_step(won)
+        tokens_per_s = None if won is None else measurements.shape.streams / _median_step(won)
         return TuneResult(
             model=self._facts.plan.model.name,
-            depth=visits.depth,
-            streams=visits.shape.streams,
-            prompt_tokens=visits.prompt_tokens,
+            depth=measurements.depth,
+            streams=measurements.shape.streams,
+            prompt_tokens=measurements.prompt_tokens,
             minutes=minutes,
             rows=rows,
             winner=None if won is None else won.name,
@@ -306,11 +316,11 @@ class _Run:
 
     def _winner(self) -> TuneCandidate | None:
         """The rival if it is faster beyond the noise, else the choice; None before the pairs' end."""
-        choice, rival = self._visits.choice, self._rival
+        choice, rival = self._measurements.choice, self._rival
         if not self._ended:
             return None
         if choice.failed is not None:
-            return rival if rival is not None and rival.failed is None and rival.visits else None
+            return rival if rival is not None and rival.failed is None and rival.measured else None
         if rival is None or self._gain is None:
             return None
         wins = self._gain.is_certain and rival.failed is None and not self._decodes_slowly(rival)
@@ -318,17 +328,17 @@ class _Run:
 
     def _recorded(self, won: TuneCandidate | None) -> store.TunedRecord:
         """The record with all measurements, also of earlier runs; without a winner, the earlier winner's."""
-        shape, old = self._visits.shape, self._old
+        shape, old = self._measurements.shape, self._old
         rows = {row.choice: row for row in (old.rows if old else ())}
-        for each in self._visits.entered:
-            if each.visits and each.failed is None:
+        for each in self._measurements.entered:
+            if each.measured and each.failed is None:
                 rows[each.choice] = store.MeasuredRow(
                     name=each.name,
                     choice=each.choice,
                     request_s=each.median(shape),
                     step_s=_median_step(each),
-                    prompt_token_s=statistics.median(visit.prompt_token_s for visit in each.visits),
-                    n_visits=len(each.visits),
+                    prompt_token_s=statistics.median(times.prompt_token_s for times in each.measured),
+                    n_measurements=len(each.measured),
                 )
         record = msgspec.structs.replace(self._record, rows=tuple(rows.values()))
         if won is None:
@@ -354,14 +364,14 @@ class _Run:
         if factors is None or not factors.is_better:
             return ()
         prompts = [
-            statistics.median(visit.prompt_token_s for visit in each.visits)
+            statistics.median(times.prompt_token_s for times in each.measured)
             * each.plan.speed.prompt_tokens_per_s
-            for each in self._visits.entered
-            if each.visits and each.plan.speed is not None and each.plan.speed.prompt_tokens_per_s
+            for each in self._measurements.entered
+            if each.measured and each.plan.speed is not None and each.plan.speed.prompt_tokens_per_s
         ]
         prompt_factor = statistics.median(prompts) if prompts else 1.0
         return store_speeds(self._machine, factors, prompt_factor, self._facts.plan.model.name)
 
 
 def _median_step(candidate: TuneCandidate) -> float:
-    return statistics.median(each.step_s for each in candidate.visits)
+    return statistics.median(each.step_s for each in candidate.measured)

@@ -34,14 +34,14 @@ class RigDevice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MeasuredRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate that was measured: medians of its visits."""
+    """A candidate that was measured: medians of its measurements."""
 
     name: str
     choice: TunedChoice
     request_s: float  # of a typical request of each stream
     step_s: float
     prompt_token_s: float
-    n_visits: int
+    n_measurements: int
 
 
 class TunedRecord(msgspec.Struct, frozen=True, kw_only=True):

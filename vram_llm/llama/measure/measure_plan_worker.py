@@ -1,4 +1,4 @@
-"""The child process that visits a plan: `python -m vram_llm.llama.measure.visit_worker`.
+"""The child process that measures a plan: `python -m vram_llm.llama.measure.measure_plan_worker`.
 
 Prompts are computed in batches of the plan's size, and decode steps fetch the logits of every stream. The
 context behind the steps is really computed, `depth` tokens of each stream.
@@ -9,17 +9,17 @@ from contextlib import closing
 
 from vram_llm.errors import EngineDied
 from vram_llm.llama.child_process import Progress, SendMessage, answer
-from vram_llm.llama.measure.visit_wire import VisitRequest, VisitResult
+from vram_llm.llama.measure.measure_plan_wire import PlanMeasurement, PlanMeasurementRequest
 from vram_llm.llama.model import LoadedModel
 
 _WARM_STEPS = 2  # the first builds the graph
 _BURST_S = 0.04  # much longer than the period of a CPU quota
 _LEAST_BURSTS = 4
 _SPAN = 64  # tokens of decoding, after which the streams are cut to their depth again
-_LOADED, _FILLED = 0.4, 0.6  # shares of a visit, as they are reported
+_LOADED, _FILLED = 0.4, 0.6  # shares of a measurement, as they are reported
 
 
-def run(request: VisitRequest, send: SendMessage) -> VisitResult:
+def run(request: PlanMeasurementRequest, send: SendMessage) -> PlanMeasurement:
     """Load and measure. Raises ModelRefused, BadPlan, WorkerUnreachable, EngineDied."""
 
     def loading(fraction: float) -> bool:
@@ -29,19 +29,19 @@ def run(request: VisitRequest, send: SendMessage) -> VisitResult:
     began = time.perf_counter()
     with closing(LoadedModel(request.plan, loading)) as model:
         loaded = time.perf_counter()
-        measured = _Visit(model, request, send)
+        measured = _Measured(model, request, send)
         prompts = measured.prompts()
         measured.fill()
         steps = measured.steps()
         taken_s = time.perf_counter() - loaded
     fill_s = max(taken_s - sum(prompts) - measured.steps_taken_s, 0.0)
-    return VisitResult(loaded - began, fill_s, request.prompt_tokens, tuple(prompts), tuple(steps))
+    return PlanMeasurement(loaded - began, fill_s, request.prompt_tokens, tuple(prompts), tuple(steps))
 
 
-class _Visit:
+class _Measured:
     """One loaded model while it is measured."""
 
-    def __init__(self, model: LoadedModel, request: VisitRequest, send: SendMessage) -> None:
+    def __init__(self, model: LoadedModel, request: PlanMeasurementRequest, send: SendMessage) -> None:
         self._model, self._request, self._send = model, request, send
         self._streams = list(range(request.streams))
         self._position = 0  # of the next token of every stream
@@ -135,4 +135,4 @@ class _Visit:
 
 
 if __name__ == "__main__":
-    answer(VisitRequest, run)
+    answer(PlanMeasurementRequest, run)

@@ -1,11 +1,11 @@
-"""One visit of `tune`: a plan is loaded, and measured for some seconds as the user will run it."""
+"""One measurement of `tune`: a plan is loaded, and measured for some seconds as the user will run it."""
 
 import msgspec
 
 from vram_llm.planner.types import Plan
 
 
-class VisitRequest(msgspec.Struct, frozen=True):
+class PlanMeasurementRequest(msgspec.Struct, frozen=True):
     """Measure a prompt of `prompt_tokens`, then decode steps of `streams` sequences behind `depth` tokens."""
 
     plan: Plan
@@ -16,8 +16,8 @@ class VisitRequest(msgspec.Struct, frozen=True):
     n_prompts: int = 1
 
 
-class VisitResult(msgspec.Struct, frozen=True, tag=True):
-    """Times of a visit. `steps_s` has the mean step of each burst."""
+class PlanMeasurement(msgspec.Struct, frozen=True, tag=True):
+    """Times of one measurement. `steps_s` has the mean step of each burst."""
 
     load_s: float
     fill_s: float  # of everything that is not measured, without the load

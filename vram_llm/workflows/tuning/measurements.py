@@ -1,4 +1,4 @@
-"""The visits of a run of `tune`: who is loaded when, and how long there is."""
+"""The measurements of a run of `tune`: which candidate is loaded when, and for how long."""
 
 import statistics
 import time
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vram_llm.errors import NotBuilt, VramLLMError
-from vram_llm.planner.tuning.halving import LEAST_PAIRS, LEAST_VISIT_S, RoundVisits, pair_times
-from vram_llm.planner.tuning.scores import RequestShape, VisitTimes
+from vram_llm.planner.tuning.halving import LEAST_MEASURING_S, LEAST_PAIRS, MeasuringTimes, pair_times
+from vram_llm.planner.tuning.scores import MeasuredTimes, RequestShape
 from vram_llm.workflows.tuning.results import TuneProgress, TuneRow
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 _PROBE_TOKENS = 64
 _PROBE_S = 0.4
-_FILL_SHARE = 0.01  # of the run's time, at most, for a visit's prompt and for filling its context
+_FILL_SHARE = 0.01  # of the run's time, at most, for the prompt of a measurement and for filling its context
 _LEAST_PROMPT, _LEAST_DEPTH = 32, 16
 _CELLS_OF_STEPS = 80  # of each stream, behind its depth
 
 
 @dataclass(slots=True)
-class Visits:
+class Measurements:
     """Loads and measures candidates until the time is over.
 
     `choice` is the prediction's choice. `until` is a time of time.monotonic().
@@ -46,7 +46,7 @@ class Visits:
 
     @property
     def cost_s(self) -> float:
-        """The usual time of a visit without its measuring."""
+        """What a measurement usually costs in addition to its seconds."""
         return statistics.median(self._costs_s) if self._costs_s else 1.0
 
     def probe(self, candidate: "TuneCandidate") -> bool:
@@ -56,10 +56,10 @@ class Visits:
         """
         n_ctx = candidate.plan.context.n_ctx
         tokens = min(_PROBE_TOKENS, self.prompt_tokens)
-        found = self._visit(candidate, "loading", _PROBE_S, tokens, min(self.depth, _LEAST_DEPTH))
+        found = self._load_and_measure(candidate, "loading", _PROBE_S, tokens, min(self.depth, _LEAST_DEPTH))
         if found is None:
             return False
-        candidate.visits.clear()
+        candidate.measured.clear()
         most_s = max(_FILL_SHARE * self.seconds_of_run, 0.5)
         rate = 1 / found.prompt_token_s
         room = n_ctx // self.shape.streams - _CELLS_OF_STEPS
@@ -75,19 +75,19 @@ class Visits:
         return True
 
     def run_round(
-        self, rivals: "Sequence[TuneCandidate]", times: RoundVisits, phase: str, ends_in_s: float
+        self, rivals: "Sequence[TuneCandidate]", times: MeasuringTimes, phase: str, ends_in_s: float
     ) -> None:
-        """Visit the choice and all rivals, in turns; if the time is over, the choice and the first rival."""
+        """Measure the choice and all rivals in turns; after the time, the choice and the first rival."""
         ends = time.monotonic() + ends_in_s
         entrants = [each for each in (self.choice, *rivals) if each.failed is None]
-        for number in range(times.n_visits):
+        for number in range(times.n_measurements):
             taken: dict[int, float] = {}
             ordered = entrants if number % 2 == 0 else entrants[::-1]
             for candidate in ordered:
-                is_late = time.monotonic() + self.cost_s + LEAST_VISIT_S > ends
+                is_late = time.monotonic() + self.cost_s + LEAST_MEASURING_S > ends
                 if candidate.failed is not None or (is_late and candidate not in entrants[:2]):
                     continue
-                found = self.visit(candidate, phase, times.seconds)
+                found = self.measure(candidate, phase, times.seconds)
                 if found is not None:
                     taken[id(candidate)] = self.shape.seconds(found)
             base = taken.get(id(self.choice)) or (min(taken.values()) if taken else 1.0)
@@ -99,12 +99,12 @@ class Visits:
         """Times of the choice and of its rival, one after the other, until the time is over."""
         times = pair_times(self.left_s, self.cost_s)
         pairs: list[tuple[float, float]] = []
-        for number in range(times.n_visits):
-            is_late = len(pairs) >= LEAST_PAIRS and self.left_s < 2 * (self.cost_s + LEAST_VISIT_S)
+        for number in range(times.n_measurements):
+            is_late = len(pairs) >= LEAST_PAIRS and self.left_s < 2 * (self.cost_s + LEAST_MEASURING_S)
             if is_late or (len(pairs) >= 2 and self.left_s < 0):
                 break
             order = (self.choice, rival) if number % 2 == 0 else (rival, self.choice)
-            found = {id(each): self.visit(each, "pairs", times.seconds) for each in order}
+            found = {id(each): self.measure(each, "pairs", times.seconds) for each in order}
             first, second = found[id(self.choice)], found[id(rival)]
             if first is None or second is None:
                 break
@@ -113,9 +113,9 @@ class Visits:
             self.choice.relative.append(1.0)
         return pairs
 
-    def visit(self, candidate: "TuneCandidate", phase: str, seconds: float) -> VisitTimes | None:
+    def measure(self, candidate: "TuneCandidate", phase: str, seconds: float) -> MeasuredTimes | None:
         """Load and measure a candidate once; None if it fails, which its row then says."""
-        return self._visit(candidate, phase, seconds, self.prompt_tokens, self.depth)
+        return self._load_and_measure(candidate, phase, seconds, self.prompt_tokens, self.depth)
 
     def rows(self, winner: "TuneCandidate | None" = None) -> tuple[TuneRow, ...]:
         """All candidates that were measured, the fastest first, failures last."""
@@ -125,33 +125,33 @@ class Visits:
         ]
         return tuple(sorted(rows, key=lambda row: (row.failed is not None, -(row.ratio or 0.0))))
 
-    def _visit(
+    def _load_and_measure(
         self, candidate: "TuneCandidate", phase: str, seconds: float, prompt_tokens: int, depth: int
-    ) -> VisitTimes | None:
-        from vram_llm.llama.measure.visit import prompt_token_seconds, step_seconds, visit
-        from vram_llm.llama.measure.visit_wire import VisitRequest
+    ) -> MeasuredTimes | None:
+        from vram_llm.llama.measure.measure_plan import measure_plan, prompt_token_seconds, step_seconds
+        from vram_llm.llama.measure.measure_plan_wire import PlanMeasurementRequest
 
         if candidate not in self.entered:
             self.entered.append(candidate)
         self.on_progress(
             TuneProgress(phase=f"{phase}: {candidate.name}", rows=self.rows(), left_s=self.left_s)
         )
-        request = VisitRequest(
+        request = PlanMeasurementRequest(
             plan=candidate.plan, prompt_tokens=prompt_tokens, depth=depth, streams=self.shape.streams,
             seconds=seconds,
         )  # fmt: skip
         began = time.monotonic()
-        found: VisitTimes | None = None
+        found: MeasuredTimes | None = None
         try:
-            result = visit(request)
+            result = measure_plan(request)
         except NotBuilt:
             raise
         except VramLLMError as error:
             candidate.failed = str(error)
         else:
             self._costs_s.append(max(time.monotonic() - began - seconds, 0.0))
-            found = VisitTimes(step_s=step_seconds(result), prompt_token_s=prompt_token_seconds(result))
-            candidate.visits.append(found)
+            found = MeasuredTimes(step_s=step_seconds(result), prompt_token_s=prompt_token_seconds(result))
+            candidate.measured.append(found)
         row = candidate.row(self.shape, is_choice=candidate is self.choice)
-        self.on_progress(TuneProgress(phase=phase, rows=self.rows(), left_s=self.left_s, visited=row))
+        self.on_progress(TuneProgress(phase=phase, rows=self.rows(), left_s=self.left_s, measured=row))
         return found
