@@ -1,9 +1,11 @@
-"""Small image files, written without a library."""
+"""Small image files, written without a library, but for WebP."""
 
 import struct
 import zlib
+from io import BytesIO
 
 import numpy as np
+from PIL import Image
 
 
 def png(seed: int, width: int = 60, height: int = 40) -> bytes:
@@ -43,3 +45,16 @@ def gif(width: int, height: int) -> bytes:
     screen = struct.pack("<HHBBB", width, height, 0xF6, 0, 0)
     frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0)
     return b"GIF89a" + screen + palette + frame + b"\x07" + blocks + b"\0;"
+
+
+def webp(*seeds: int, width: int = 60, height: int = 40, mode: str = "RGB", lossless: bool = True) -> bytes:
+    """A WebP of the pixels of such PNGs, an animation if there are several. RGBA: half transparent."""
+    pictures = [Image.open(BytesIO(png(seed, width, height))).convert(mode) for seed in seeds]
+    if mode == "RGBA":
+        for picture in pictures:
+            picture.putalpha(128)
+    file = BytesIO()
+    pictures[0].save(
+        file, "WEBP", lossless=lossless, exact=True, save_all=len(pictures) > 1, append_images=pictures[1:]
+    )
+    return file.getvalue()

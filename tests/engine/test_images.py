@@ -18,7 +18,7 @@ from tests.conftest import PlanOnCpu
 from tests.engine.harness import EXACT, empty, full_step, loaded, make_request, tokens_of, write_f32
 from tests.engine.harness import run as run_all
 from tests.patience import PATIENCE_S
-from tests.pictures import bmp, gif, png, png_of
+from tests.pictures import bmp, gif, png, png_of, webp
 from vram_llm.engine.inputs.image_prompts import MAX_PIXELS
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import (
@@ -261,16 +261,20 @@ def test_drafts_never_hold_an_image(loop: Loop) -> None:
     assert len(tokens_of(answer)) == 60
 
 
+WIDE_WEBP = b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\2\0\0\0" + bytes([255] * 6)
 CASES = [
-    (b"", "'images[0]' cannot be read: it is no PNG, JPEG, GIF or BMP"),
-    (b"not a picture", "'images[0]' cannot be read: it is no PNG, JPEG, GIF or BMP"),
+    (b"", "'images[0]' cannot be read: it is no PNG, JPEG, GIF, BMP or WebP"),
+    (b"not a picture", "'images[0]' cannot be read: it is no PNG, JPEG, GIF, BMP or WebP"),
     (png(1)[:60], "'images[0]' cannot be read: the image breaks off or is damaged"),
     (gif(0, 0), "'images[0]' cannot be read: it has 0 x 0 pixels"),
+    (WIDE_WEBP, "16,777,216 x 16,777,216 pixels; the images of a request may have"),
     (png_of(9000, 9000, b""), f"9,000 x 9,000 pixels; the images of a request may have {MAX_PIXELS:,}"),
 ]
 
 
-@pytest.mark.parametrize(("picture", "why"), CASES, ids=["empty", "text", "cut short", "nothing", "huge"])
+@pytest.mark.parametrize(
+    ("picture", "why"), CASES, ids=["empty", "text", "cut short", "nothing", "wide webp", "huge"]
+)
 def test_a_bad_image_is_refused_alone(loop: Loop, picture: bytes, why: str) -> None:
     bad, good = run(loop, seen("bad", picture), seen("good", png(1)))
     assert bad[-1].finish_reason is FinishReason.ERROR
@@ -278,6 +282,12 @@ def test_a_bad_image_is_refused_alone(loop: Loop, picture: bytes, why: str) -> N
     assert bad[-1].error_param == "images[0]"
     assert why in (bad[-1].error or "")
     assert len(tokens_of(good)) == 12
+
+
+def test_a_webp_is_read_as_the_png_of_its_pixels(loop: Loop) -> None:
+    as_webp, as_png = run(loop, seen("webp", webp(1)), seen("png", png(1)))
+    assert tokens_of(as_webp) == tokens_of(as_png)
+    assert as_webp[-1].prompt_tokens == as_png[-1].prompt_tokens
 
 
 def test_a_bitmap_from_the_top_down(loop: Loop) -> None:

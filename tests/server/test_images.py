@@ -232,7 +232,7 @@ async def test_anthropic_blocks(client: httpx.AsyncClient, engine: FakeEngine) -
             {"type": "url", "url": "https://example.com/cat.png"},
             "send the image itself in a source of type 'base64'",
         ),
-        ({"type": "base64", "media_type": "image/webp"}, "image/gif, image/bmp; WebP is not read here"),
+        ({"type": "base64", "media_type": "image/tiff"}, "image/gif, image/webp, image/bmp"),
         ({"type": "file", "file_id": "f"}, "must be 'base64'"),
         ({"type": "base64", "media_type": "image/png"}, "must be a string"),
     ):

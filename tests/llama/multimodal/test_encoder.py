@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from llama_cpp import mtmd_cpp as M  # noqa: N812 - the C side
 
-from tests.pictures import bmp, gif, png, png_of
+from tests.pictures import bmp, gif, png, png_of, webp
 from vram_llm.llama.multimodal.encoder import Bitmap, size_of
 from vram_llm.llama.multimodal.image_files import MAX_SCANS, ImageUnreadable, check_cost
 
@@ -54,21 +54,57 @@ def test_pngs_of_all_kinds() -> None:
     assert pixels_of(png_with(16, 6, 1, passes)).min() == 255
 
 
+WEBPS = {
+    "lossless": (webp(1), b"VP8L"),
+    "with transparency": (webp(1, mode="RGBA"), b"VP8L"),
+    "an animation": (webp(1, 2), b"VP8X"),
+    "an animation with transparency": (webp(1, 2, mode="RGBA"), b"VP8X"),
+}
+
+
+@pytest.mark.parametrize("name", WEBPS)
+def test_a_webp_has_the_pixels_of_the_png(name: str) -> None:
+    data, kind = WEBPS[name]
+    assert data[12:16] == kind
+    assert size_of(data) == (60, 40)
+    assert np.array_equal(pixels_of(data), pixels_of(png(1)))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_lossy_webp_is_alike(mode: str) -> None:
+    """With transparency its header is another one."""
+    data = webp(1, mode=mode, lossless=False, width=61)
+    assert data[12:16] == (b"VP8 " if mode == "RGB" else b"VP8X")
+    assert size_of(data) == (61, 40)
+    difference = pixels_of(data).astype(int) - pixels_of(png(1, width=61))
+    assert np.abs(difference).mean() < 20
+
+
+def webp_as_large_as(side: int) -> bytes:
+    """A WebP whose header promises an animation of that size."""
+    size = (side - 1).to_bytes(3, "little")
+    return b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\2\0\0\0" + size + size
+
+
 REFUSED = {
     "a 0x0 gif": (gif(0, 0), "it has 0 x 0 pixels"),
     "hdr": (
         b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 4 +X 4\n" + bytes(64),
-        "it is no PNG, JPEG, GIF or BMP",
+        "it is no PNG, JPEG, GIF, BMP or WebP",
     ),
     "psd": (
         b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 4, 4, 8, 3) + bytes(80),
-        "it is no PNG, JPEG, GIF or BMP",
+        "it is no PNG, JPEG, GIF, BMP or WebP",
     ),
     "an empty header": (b"\x89PNG\r\n\x1a\n", "its header is damaged"),
     "a bomb": (png_of(8, 8, zlib.compress(bytes(50_000_000))), "it is a PNG that holds more than the pixels"),
     "no end": (png_of(8, 8, zlib.compress(bytes(200))[:-6]), "breaks off or is damaged"),
     "not deflate": (png_of(8, 8, b"x" * 99), "breaks off or is damaged"),
     "too few lines": (png_of(8, 8, zlib.compress(bytes(9))), "breaks off or is damaged"),
+    "a cut webp": (webp(1)[:200], "breaks off or is damaged"),
+    "a webp that is text": (webp(1)[:20] + b"x" * 90, "its header is damaged"),
+    "a webp that ends": (webp(1)[:18], "its header is damaged"),
+    "a webp without pictures": (webp_as_large_as(4), "breaks off or is damaged"),
     "for iphones": (png(1)[:33] + struct.pack(">I", 4) + b"CgBI" + bytes(8) + png(1)[33:], "plain one"),
 }
 

@@ -18,7 +18,8 @@ import llama_cpp.mtmd_cpp as M  # noqa: N812 - the C side
 from vram_llm.errors import ModelRefused, NotBuilt
 from vram_llm.llama import bindings as b
 from vram_llm.llama.bindings import C
-from vram_llm.llama.multimodal.image_files import ImageUnreadable, check_cost, check_kind
+from vram_llm.llama.multimodal.image_files import ImageUnreadable, check_cost, check_kind, is_webp
+from vram_llm.llama.multimodal.webp import webp_pixels, webp_size
 from vram_llm.llama.params import FLASH_ATTENTION
 from vram_llm.planner.types import FlashAttention
 
@@ -45,16 +46,28 @@ class Bitmap:
     """An image's pixels, or with `sizes_only` only its size, to count its rows."""
 
     def __init__(self, data: bytes, *, sizes_only: bool = False) -> None:
-        """`data` is a whole file: PNG, JPEG, GIF (its first picture) or BMP. Raises ImageUnreadable."""
-        assert _free is not None
+        """`data` is a file: PNG, JPEG, BMP, or the first picture of a GIF or WebP. Raises ImageUnreadable."""
         width, height = size_of(data)
-        pixels = None if sizes_only else _pixels(data, width, height)
-        view = None if pixels is None else ctypes.cast(pixels, ctypes.POINTER(ctypes.c_uint8))
-        self.handle = M.mtmd_bitmap_init(width, height, view)  # it copies
-        weakref.finalize(self, M.mtmd_bitmap_free, self.handle).atexit = False
-        if pixels is not None:
+        if sizes_only:
+            self._keep(M.mtmd_bitmap_init(width, height, None))
+            return
+        if is_webp(data):
+            lines = ctypes.create_string_buffer(webp_pixels(data, width, height))
+            self._keep(M.mtmd_bitmap_init(width, height, _bytes_at(ctypes.addressof(lines))))  # it copies
+        else:
+            assert _free is not None
+            pixels = _pixels(data, width, height)
+            self._keep(M.mtmd_bitmap_init(width, height, _bytes_at(pixels)))
             _free(pixels)
-            M.mtmd_bitmap_set_id(self.handle, sha256(data).hexdigest().encode())
+        M.mtmd_bitmap_set_id(self.handle, sha256(data).hexdigest().encode())
+
+    def _keep(self, handle: "M.mtmd_bitmap_p | None") -> None:
+        self.handle = handle
+        weakref.finalize(self, M.mtmd_bitmap_free, handle).atexit = False
+
+
+def _bytes_at(address: int) -> "ctypes._Pointer[ctypes.c_uint8]":
+    return ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8))
 
 
 def _pixels(data: bytes, width: int, height: int) -> int:
@@ -76,10 +89,13 @@ def size_of(data: bytes) -> tuple[int, int]:
     """Width and height in pixels, from the header of an image file. Raises ImageUnreadable."""
     assert _info is not None
     check_kind(data)
-    x, y, channels = (ctypes.c_int() for _ in range(3))
-    if not _info(data, len(data), ctypes.byref(x), ctypes.byref(y), ctypes.byref(channels)):
-        raise ImageUnreadable("its header is damaged")
-    width, height = x.value, abs(y.value)  # a BMP that begins with its top line has a height below 0
+    if is_webp(data):
+        width, height = webp_size(data)
+    else:
+        x, y, channels = (ctypes.c_int() for _ in range(3))
+        if not _info(data, len(data), ctypes.byref(x), ctypes.byref(y), ctypes.byref(channels)):
+            raise ImageUnreadable("its header is damaged")
+        width, height = x.value, abs(y.value)  # a BMP that begins with its top line has a height below 0
     if width < 1 or height < 1:
         raise ImageUnreadable(f"it has {width:,} x {height:,} pixels")
     return width, height

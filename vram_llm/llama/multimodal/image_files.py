@@ -21,8 +21,13 @@ class ImageUnreadable(VramLLMError):
 
 def check_kind(data: bytes) -> None:
     """Check a file's first bytes. Raises ImageUnreadable."""
-    if not data.startswith(_FIRST_BYTES):
-        raise ImageUnreadable("it is no PNG, JPEG, GIF or BMP")
+    if not (data.startswith(_FIRST_BYTES) or is_webp(data)):
+        raise ImageUnreadable("it is no PNG, JPEG, GIF, BMP or WebP")
+
+
+def is_webp(data: bytes) -> bool:
+    """Whether a file begins as a WebP does."""
+    return data.startswith(b"RIFF") and data[8:12] == b"WEBP"
 
 
 def check_cost(data: bytes, width: int, height: int) -> None:

@@ -14,7 +14,7 @@ from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.known_fields import string_field
 
-_READ = ("image/png", "image/jpeg", "image/gif", "image/bmp")  # Anthropic does not read the last
+_READ = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp")  # the last is not Anthropic's
 _BILLING = "x-anthropic-billing-header:"  # Claude Code's first block of `system`; it differs each time
 _TOOL_CHANGES = ("tool_addition", "tool_removal")  # see tools.sort_tools
 
@@ -167,7 +167,7 @@ def _image(block: dict[str, Any], at: str, images: RequestImages) -> str:
 
 def _check_kind(kind: object, at: str) -> None:
     if kind is not None and kind not in _READ:
-        raise NotSupported(f"'{at}' must be one of {', '.join(_READ)}; WebP is not read here", at)
+        raise NotSupported(f"'{at}' must be one of {', '.join(_READ)}", at)
 
 
 def _text(block: dict[str, Any], at: str) -> str:
