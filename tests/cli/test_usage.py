@@ -15,9 +15,10 @@ from vram_llm.cli.plan_options import PlanOptions, plan_options
 from vram_llm.cli.server_options import server_options
 from vram_llm.cli.short_flags import ShortFlagsCommand
 from vram_llm.cli.usage_errors import sentence
+from vram_llm.engine.request import SamplingParams
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import FlashAttention
-from vram_llm.server.config import ServerConfig
+from vram_llm.server.config import ReasoningFormat, ServerConfig
 from vram_llm.workflows import detection
 
 
@@ -125,6 +126,46 @@ def test_aliases_with_commas() -> None:
 
     config = served.main(["-a", "gpt-4o, mine", "--alias", "other"], standalone_mode=False)
     assert config.aliases == ("gpt-4o", "mine", "other")
+
+
+@pytest.mark.parametrize(
+    ("args", "sampling"),
+    [
+        ([], {}),
+        (["--temp", "0", "--seed", "-1"], {"temperature": 0.0}),
+        (["--typical", "0.9", "--top-nsigma", "1", "--repeat-last-n", "-1"],
+         {"typical_p": 0.9, "top_n_sigma": 1.0, "repeat_last_n": -1}),
+        (["--presence-penalty", "0.5", "--frequency-penalty", "-0.5", "--xtc-probability", "0.1",
+          "--xtc-threshold", "0.2"],
+         {"presence_penalty": 0.5, "frequency_penalty": -0.5, "xtc_probability": 0.1, "xtc_threshold": 0.2}),
+        (["--dry-multiplier", "0.8", "--dry-base", "2", "--dry-allowed-length", "3", "--dry-penalty-last-n",
+          "64"],
+         {"dry_multiplier": 0.8, "dry_base": 2.0, "dry_allowed_length": 3, "dry_penalty_last_n": 64}),
+        (["--mirostat", "2", "--mirostat-ent", "4", "--mirostat-lr", "0.2"],
+         {"mirostat": 2, "mirostat_tau": 4.0, "mirostat_eta": 0.2}),
+    ],
+)  # fmt: skip
+def test_flags_of_llama_server_for_sampling(args: list[str], sampling: dict[str, float]) -> None:
+    @click.command(cls=ShortFlagsCommand)
+    @server_options
+    def served(server: ServerConfig) -> ServerConfig:
+        return server
+
+    config = served.main(args, standalone_mode=False)
+    assert config.sampling == sampling
+    SamplingParams(**config.sampling)  # all are fields of it
+
+
+def test_more_flags_of_llama_server() -> None:
+    @click.command(cls=ShortFlagsCommand)
+    @server_options
+    def served(server: ServerConfig) -> ServerConfig:
+        return server
+
+    args = ["-n", "64", "--tags", "code, fast,code", "--reasoning-format", "none"]
+    config = served.main(args, standalone_mode=False)
+    assert (config.n_predict, config.tags) == (64, ("code", "fast"))
+    assert config.reasoning_format is ReasoningFormat.NONE
 
 
 @pytest.mark.parametrize(

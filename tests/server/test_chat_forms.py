@@ -9,10 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.server.conftest import Connect
 from tests.server.fake_engine import FakeEngine, says
 from tests.server.test_chat import lines
 from tests.server.tool_chat import ARGUMENTS, FUNCTION, PIECES, TALKER, TOOLS
 from vram_llm.engine.request import FinishReason
+from vram_llm.server.config import ReasoningFormat
 
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 CLOSED = (
@@ -149,6 +151,15 @@ async def test_thinking_in_the_content(client: httpx.AsyncClient, tools: list[An
     assert message["content"].startswith(f"<think>{THOUGHT}</think>")
     assert "One moment." in message["content"]
     assert ("tool_calls" in message) is bool(tools)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_thinking_in_the_content_by_default(connect: Connect, stream: bool) -> None:
+    client = connect(reasoning_format=ReasoningFormat.NONE)
+    message = await answered(client, stream=stream, tools=TOOLS)
+    assert message["content"].startswith(f"<think>{THOUGHT}</think>")
+    message = await answered(client, stream=stream, tools=TOOLS, reasoning_format="deepseek")
+    assert message["reasoning_content"] == THOUGHT
 
 
 @pytest.mark.parametrize(

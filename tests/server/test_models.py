@@ -24,6 +24,7 @@ async def test_list(connect: Connect) -> None:
         "max_model_len": 512,
         "context_length": 512,
         "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
+        "tags": [],
         "meta": {
             "vocab_type": 0, "n_vocab": 100, "n_ctx": 512, "n_ctx_train": 512, "n_embd": 0, "n_params": 1000,
             "size": 4000,
@@ -185,3 +186,9 @@ async def test_embedding_models_take_any_name(
     assert (reply.status_code, reply.json()["model"]) == (200, answered)
     strict = await connect(strict_model=True).post(route, json={**body, **model})
     assert strict.status_code == (404 if model.get("model") else 200)
+
+
+async def test_tags_are_shown(connect: Connect) -> None:
+    client = connect(tags=("code", "fast"))
+    listed = (await client.get("/v1/models")).json()["data"][0]["tags"]
+    assert listed == (await client.get("/v1/models/tiny")).json()["tags"] == ["code", "fast"]

@@ -85,3 +85,25 @@ async def test_props(connect: Connect, engine: FakeEngine) -> None:
         "eos_token": "</s>",
         "is_sleeping": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "limits"),
+    [
+        ("/v1/completions", {"prompt": "x"}, {None: 16, 7: 7, -1: None}),
+        ("/v1/chat/completions", CHAT, {None: None, 7: 7, -1: None}),
+        ("/v1/responses", {"input": "hi"}, {None: None, 7: 7, -1: None}),
+    ],
+)
+async def test_the_limit_of_requests_without_one(
+    connect: Connect, engine: FakeEngine, route: str, body: dict[str, Any], limits: dict[int | None, int]
+) -> None:
+    for n_predict, limit in limits.items():
+        client = connect(n_predict=n_predict)
+        assert (await client.post(route, json=body)).status_code == 200
+        assert engine.requests[-1].max_tokens == limit
+        name = "max_output_tokens" if route.endswith("responses") else "max_tokens"
+        await client.post(route, json={**body, name: 3})
+        assert engine.requests[-1].max_tokens == 3
+    params = (await connect(n_predict=7).get("/props")).json()["default_generation_settings"]["params"]
+    assert params["n_predict"] == params["max_tokens"] == 7

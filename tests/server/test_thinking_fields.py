@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from vram_llm.errors import RequestError
+from vram_llm.server.config import ReasoningFormat
 from vram_llm.server.schemas import ChatCompletionRequest, parse
-from vram_llm.server.thinking_fields import ThinkingSettings
+from vram_llm.server.thinking_fields import ThinkingFields, ThinkingSettings
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -58,6 +59,15 @@ def thinking(**fields: Any) -> ThinkingSettings:
 )
 def test_wanted(fields: dict[str, Any], wanted: ThinkingSettings) -> None:
     assert thinking(**fields) == wanted
+
+
+@pytest.mark.parametrize(
+    ("field", "where"),
+    [(None, "inline"), ("auto", "inline"), ("deepseek", "apart"), ("hidden", "hidden"), ("none", "inline")],
+)
+def test_the_servers_place_of_thinking_is_a_default(field: str | None, where: str) -> None:
+    fields = ThinkingFields.model_validate({"reasoning_format": field})
+    assert fields.thinking_wanted(ReasoningFormat.NONE).where == where
 
 
 @pytest.mark.parametrize(

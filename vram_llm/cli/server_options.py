@@ -10,20 +10,18 @@ from typing import Any, TypeVar
 import click
 
 from vram_llm.cli.key_options import METAVAR, VARIABLE, keys_in, read_keys
-from vram_llm.server.config import LogFormat, ReasoningMode, ServerConfig
+from vram_llm.cli.sampling_options import SAMPLING, SAMPLING_OPTIONS, take_sampling
+from vram_llm.server.config import LogFormat, ReasoningFormat, ReasoningMode, ServerConfig
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _DEFAULT = ServerConfig()
 _LEAST_WATCHDOG_S = 2  # an idle engine gives a sign of life every half second
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
 MODEL_FIELDS = (
     "request_timeout_s", "image_dir", "truncate", "watchdog_s", "chat_template", "chat_template_kwargs",
-    "reasoning", "reasoning_budget", "sampling",
+    "reasoning", "reasoning_format", "reasoning_budget", "n_predict", "tags", "sampling",
 )  # fmt: skip
 """Fields of ServerConfig that may differ between the models of one server, besides their names."""
-MODEL_PARAMETERS = frozenset(
-    {*MODEL_FIELDS, *_SAMPLING, "chat_template_file"} - {"chat_template", "sampling"}
-)
+MODEL_PARAMETERS = frozenset({*MODEL_FIELDS, *SAMPLING, "chat_template_file"} - {"chat_template", "sampling"})
 """The parameters of the options that set them."""
 
 
@@ -42,6 +40,19 @@ class JsonObjectType(click.ParamType[dict[str, Any]]):
         if not isinstance(parsed, dict):
             self.fail(f"{value!r} is not a JSON object; write it like '{{\"key\": true}}'", param, ctx)
         return parsed
+
+
+class ListType(click.ParamType[tuple[str, ...]]):
+    """Texts, separated by commas."""
+
+    name = "list"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(dict.fromkeys(text.strip() for text in str(value).split(",") if text.strip()))
 
 
 class WatchdogType(click.ParamType[float | None]):
@@ -99,6 +110,9 @@ _OPTIONS = (
     )),
     click.option("--alias", "-a", "aliases", multiple=True, metavar="NAME", help=(
         "Another name of the model in the API. Repeat for more, or separate names with commas."
+    )),
+    click.option("--tags", type=ListType(), default="", metavar="TAG,...", help=(
+        "Tags of the model, for clients that list models; they change nothing else."
     )),
     click.option("--strict-model", is_flag=True, default=_DEFAULT.strict_model, help=(
         "Refuse requests that name another model. By default the server accepts every name."
@@ -165,28 +179,21 @@ _OPTIONS = (
         "Whether the model thinks before it answers; a request can override it. auto: the model thinks, "
         "unless its chat template has a switch that is off by default and is not named enable_thinking."
     )),
+    click.option("--reasoning-format", type=click.Choice([form.value for form in ReasoningFormat]),
+                 default=_DEFAULT.reasoning_format.value, show_default=True, help=(
+        "Where chats show thinking, unless the request decides. auto, deepseek: in reasoning_content; none: "
+        "in the content, between the model's marks."
+    )),
     click.option("--reasoning-budget", type=click.IntRange(-1), metavar="TOKENS", help=(
         "Maximum thinking tokens per answer. At the limit the server ends the thinking, and the answer "
         "begins. A request can only lower the limit. -1: no limit.  [default: no limit]"
     )),
-    click.option("--temperature", "--temp", "temperature", type=click.FloatRange(0), metavar="T", help=(
-        "Temperature for requests without one.  [default: the model file's, or llama-server's 0.8]"
+    click.option("--n-predict", "-n", "--predict", "n_predict", type=click.IntRange(-1), metavar="TOKENS",
+                 help=(
+        "max_tokens of requests without one; -1: no limit.  [default: no limit; 16 for /v1/completions, as "
+        "OpenAI's]"
     )),
-    click.option("--top-k", type=click.IntRange(0), metavar="K", help=(
-        "top_k for requests without one; 0: off.  [default: the model file's, or llama-server's 40]"
-    )),
-    click.option("--top-p", type=click.FloatRange(0, 1), metavar="P", help=(
-        "top_p for requests without one; 1: off.  [default: the model file's, or llama-server's 0.95]"
-    )),
-    click.option("--min-p", type=click.FloatRange(0, 1), metavar="P", help=(
-        "min_p for requests without one; 0: off.  [default: the model file's, or llama-server's 0.05]"
-    )),
-    click.option("--repeat-penalty", type=click.FloatRange(0, 2, min_open=True), metavar="PENALTY", help=(
-        "repeat_penalty for requests without one; 1: off.  [default: the model file's, or 1]"
-    )),
-    click.option("--seed", type=int, metavar="SEED", help=(
-        "Seed for requests without one; -1: random.  [default: random]"
-    )),
+    *SAMPLING_OPTIONS,
 )  # fmt: skip
 
 
@@ -213,11 +220,9 @@ def server_options(function: _F) -> _F:
         budget = own["reasoning_budget"]
         own["reasoning_budget"] = None if budget == -1 else budget
         own["reasoning"] = ReasoningMode(own["reasoning"])
+        own["reasoning_format"] = ReasoningFormat(own["reasoning_format"])
         own["log_format"] = LogFormat(own["log_format"])
-        given = {name: options.pop(name) for name in _SAMPLING}
-        if given["seed"] == -1:
-            given["seed"] = None
-        own["sampling"] = {name: value for name, value in given.items() if value is not None}
+        own["sampling"] = take_sampling(options)
         server = ServerConfig(**own)
         if server.ssl_certfile is not None:
             from vram_llm.server.certificate import check_certificate

@@ -45,7 +45,7 @@ def chat_router(serving: ServingContext) -> APIRouter:
         form = ChatForm(bool(fields.functions), use.takes_text, thinking.where == "hidden")
         prepared = await prepare_chat_request(serving, info, fields)
         head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(serving.clock()), info.name, fingerprint(info))
-        base = prepared.request(head.id, fields.token_limit(), fields.n_logprobs())
+        base = prepared.request(head.id, fields.token_limit(serving.config.n_predict), fields.n_logprobs())
         requests = engine_requests(fields, base, info, config=serving.config)
         is_verbose = serving.config.verbose if fields.verbose is None else fields.verbose
         verbose = await _verbose(serving, prepared) if is_verbose else None
@@ -74,7 +74,8 @@ async def prepare_chat_request(
 ) -> PreparedChat:
     """Prepare the assistant's turn of a chat request. Raises RequestError, BrokenTemplate."""
     config = serving.config
-    room = answer_room(fields.truncate, fields.token_limit(), info.n_ctx, allowed=config.truncate)
+    limit = fields.token_limit(config.n_predict)
+    room = answer_room(fields.truncate, limit, info.n_ctx, allowed=config.truncate)
     return await prepare_to_fit(
         serving, info, room, partial(_prepare, serving, info, fields), lambda own: own
     )
@@ -84,7 +85,8 @@ def _prepare(
     serving: ServingContext, info: ModelInfo, fields: ChatCompletionRequest, n_cuts: int
 ) -> PreparedChat:
     """The same with the turns before the nth cut dropped. Blocks."""
-    images, thinking, config = serving.request_images(info), fields.thinking_wanted(), serving.config
+    images, config = serving.request_images(info), serving.config
+    thinking = fields.thinking_wanted(config.reasoning_format)
     variables = {} if fields.verbosity is None else {"verbosity": fields.verbosity}
     messages = template_messages(fields.messages, images)
     if continues := fields.continues():

@@ -101,10 +101,11 @@ def completions_router(serving: ServingContext) -> APIRouter:
         n_top, best_of = fields.n_logprobs(), fields.n_of()
         echoes = _echoes(fields, prompts, n_top)
         head = ReplyHead(f"cmpl-{uuid4().hex}", int(serving.clock()), info.name, fingerprint(info))
+        default = serving.config.n_predict
         base = EngineRequest(
             id=head.id,
             prompt=prompts[0],
-            max_tokens=fields.token_limit(DEFAULT_MAX_TOKENS),
+            max_tokens=fields.token_limit(DEFAULT_MAX_TOKENS if default is None else default),
             logprobs=0 if best_of is not None and n_top is None else n_top,
             grammar=fields.grammar_wanted(),
             prompt_logprobs=n_top if fields.echo else None,

@@ -17,6 +17,14 @@ class ReasoningMode(StrEnum):
     OFF = "off"
 
 
+class ReasoningFormat(StrEnum):
+    """The place of thinking in the answer to a chat, with llama-server's names."""
+
+    AUTO = "auto"  # as DEEPSEEK
+    DEEPSEEK = "deepseek"  # in `reasoning_content`
+    NONE = "none"  # in the content, between the model's marks
+
+
 class LogFormat(StrEnum):
     """The form of the log's lines."""
 
@@ -36,6 +44,7 @@ class ServerConfig:
     port: int = 8080  # 0: any free one
     model_name: str | None = None  # the name that clients use; None: the file's name
     aliases: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()  # shown in lists of models
     strict_model: bool = False  # refuse other models' names with 404
     api_keys: tuple[str, ...] = ()
     keys_file: Path | None = None  # as `vram-llm keys` writes it
@@ -59,7 +68,9 @@ class ServerConfig:
     chat_template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     reasoning: ReasoningMode = ReasoningMode.AUTO
+    reasoning_format: ReasoningFormat = ReasoningFormat.AUTO
     reasoning_budget: int | None = None  # tokens of thinking; None: no limit
+    n_predict: int | None = None  # max_tokens of requests without it; -1: no limit; None: the route's own
     sampling: Mapping[str, float | int] = field(default_factory=dict)
 
     @property

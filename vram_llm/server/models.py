@@ -1,5 +1,6 @@
 """GET /v1/models: the served model under its names, in OpenAI's form and in Anthropic's."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from fastapi import APIRouter, Request
@@ -35,7 +36,7 @@ def models_router(serving: ServingContext) -> APIRouter:
         if ANTHROPIC in http.headers:
             return anthropic_list([anthropic_model(name, info.created, info.n_ctx) for name in names])
         return ModelList(
-            data=[_card(info, name) for name in names],
+            data=[_card(info, name, serving.config.tags) for name in names],
             models=[model_capabilities(name, info.pooling, takes_images=info.takes_images) for name in names],
         )
 
@@ -49,19 +50,20 @@ def models_router(serving: ServingContext) -> APIRouter:
         return (
             anthropic_model(name, info.created, info.n_ctx)
             if ANTHROPIC in http.headers
-            else _card(info, name)
+            else _card(info, name, serving.config.tags)
         )
 
     return router
 
 
-def _card(info: ModelInfo, name: str) -> ModelCard:
+def _card(info: ModelInfo, name: str, tags: Sequence[str]) -> ModelCard:
     return ModelCard(
         id=name,
         created=info.created,
         max_model_len=info.n_ctx,
         context_length=info.n_ctx,
         architecture=modalities(info.pooling, takes_images=info.takes_images),
+        tags=list(tags),
         meta=model_facts(info),
     )
 

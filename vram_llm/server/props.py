@@ -81,16 +81,16 @@ def _params(info: ModelInfo, config: ServerConfig) -> dict[str, Any]:
     sampling = asdict(default_sampling(info, config))
     seed = sampling.pop("seed")
     del sampling["logit_bias"]
-    budget = config.reasoning_budget
+    budget, n_predict = config.reasoning_budget, -1 if config.n_predict is None else config.n_predict
     return {
         "seed": LLAMA_SERVER_RANDOM_SEED if seed is None else seed,
         **sampling,
-        "max_tokens": -1,
-        "n_predict": -1,
+        "max_tokens": n_predict,
+        "n_predict": n_predict,
         "n_keep": 0,
         "ignore_eos": False,
         "stream": False,
         "n_probs": 0,
-        "reasoning_format": "auto",
+        "reasoning_format": config.reasoning_format.value,
         "reasoning_budget_tokens": -1 if budget is None else budget,
     }

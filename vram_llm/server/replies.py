@@ -228,6 +228,7 @@ class ModelCard(BaseModel):
     max_model_len: int
     context_length: int
     architecture: Modalities
+    tags: list[str]  # of --tags, as in llama-server
     meta: ModelFacts
 
 

@@ -179,10 +179,11 @@ class OpenAIFields(GenerationFields):
     def token_limit(self, default: int | None = None) -> int | None:
         """The maximum number of tokens to generate; None: no limit. `default` is for an absent limit.
 
-        Raises RequestError if two fields differ.
+        A limit below 0 is none. Raises RequestError if two fields differ.
         """
         given: int | None = self.setting("max_completion_tokens", "max_tokens", "n_predict", "num_predict")
-        return default if given is None else None if given < 0 else given
+        limit = default if given is None else given
+        return None if limit is None or limit < 0 else limit
 
 
 class ChatCompletionRequest(OpenAIFields, ThinkingFields):

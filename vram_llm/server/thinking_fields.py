@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import Field, WithJsonSchema
 
 from vram_llm.errors import RequestError
+from vram_llm.server.config import ReasoningFormat
 from vram_llm.server.known_fields import Fields
 from vram_llm.server.sampling_fields import WHOLE
 
@@ -75,8 +76,11 @@ class ThinkingFields(Fields):
     thinking_budget_tokens: Budget | None = None
     reasoning_budget_tokens: Budget | None = None
 
-    def thinking_wanted(self) -> ThinkingSettings:
-        """The settings of all fields. Raises RequestError if two contradict each other."""
+    def thinking_wanted(self, default: ReasoningFormat = ReasoningFormat.AUTO) -> ThinkingSettings:
+        """The settings of all fields. Raises RequestError if two contradict each other.
+
+        `default`: the place of thinking if no field decides it.
+        """
         field, effort = _agreed(self._efforts()) or ("reasoning_effort", None)
         switch = _agreed(self._switches())
         budget = _agreed(self._budgets())
@@ -91,7 +95,7 @@ class ThinkingFields(Fields):
             effort=effort,
             field=field,
             n_tokens=None if budget is None else budget[1],
-            where=self._where(),
+            where=self._where(default),
         )
 
     def _efforts(self) -> list[tuple[str, Any]]:
@@ -123,11 +127,12 @@ class ThinkingFields(Fields):
         ]
         return [(name, None if value == -1 else value) for name, value in given]
 
-    def _where(self) -> Literal["apart", "inline", "hidden"]:
+    def _where(self, default: ReasoningFormat) -> Literal["apart", "inline", "hidden"]:
         excluded = self.include_reasoning is False or bool(self.reasoning and self.reasoning.exclude)
         if excluded or self.reasoning_format == "hidden":
             return "hidden"
-        return "inline" if self.reasoning_format in ("none", "raw") else "apart"
+        form = default if self.reasoning_format in (None, "auto") else self.reasoning_format
+        return "inline" if form in (ReasoningFormat.NONE, "raw") else "apart"
 
 
 def _agreed(given: list[tuple[str, Any]]) -> tuple[str, Any] | None:

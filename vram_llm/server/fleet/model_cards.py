@@ -66,6 +66,7 @@ class FleetModelCard(BaseModel):
     max_model_len: int
     context_length: int
     architecture: Modalities
+    tags: list[str]
     device_bytes: dict[str, int]
     replicas: int
     waiting: int
@@ -138,6 +139,7 @@ def _card(model: RoutedModel, name: str, now: FleetModel, created: int) -> Fleet
         max_model_len=n_ctx if info is None else info.n_ctx,
         context_length=n_ctx if info is None else info.n_ctx,
         architecture=modalities(model.pooling, takes_images=model.takes_images),
+        tags=list(model.config.tags),
         device_bytes=dict(now.bytes_by_device),
         replicas=model.n_replicas,
         waiting=now.waiting,

@@ -143,10 +143,9 @@ class ResponseFields(GenerationFields):
     def wants_summary(self) -> bool:
         return bool(self.reasoning and (self.reasoning.summary or self.reasoning.generate_summary))
 
-    @property
-    def token_limit(self) -> int | None:
-        """The maximum number of tokens to generate; None: no limit."""
-        limit = self.max_output_tokens
+    def token_limit(self, default: int | None) -> int | None:
+        """The maximum number of tokens to generate; None: no limit. `default` is for an absent limit."""
+        limit = default if self.max_output_tokens is None else self.max_output_tokens
         return None if limit is None or limit < 0 else limit
 
     @property

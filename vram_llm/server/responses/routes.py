@@ -77,7 +77,9 @@ def _add_generation(router: APIRouter, serving: ServingContext, stores: Response
         turn = await _prepare_turn(serving, info, fields, store)
         prepared = turn.prepared
         response_id = f"resp_{uuid4().hex}"
-        base = prepared.request(response_id, fields.token_limit, fields.n_logprobs())
+        base = prepared.request(
+            response_id, fields.token_limit(serving.config.n_predict), fields.n_logprobs()
+        )
         requests = engine_requests(fields, base, info, config=serving.config)
         response = new_response(
             fields,
@@ -156,7 +158,9 @@ async def _prepare_turn(
     fields.check(info.n_ctx)
     previous = _previous(store, fields.previous_response_id)
     allowed = fields.truncation == "auto" or serving.config.truncate
-    room = answer_room(fields.truncates, fields.token_limit, info.n_ctx, allowed=allowed)
+    room = answer_room(
+        fields.truncates, fields.token_limit(serving.config.n_predict), info.n_ctx, allowed=allowed
+    )
     prepare = partial(_prepare, serving, info, fields, previous, store)
     return await prepare_to_fit(serving, info, room, prepare, attrgetter("prepared"))
 
