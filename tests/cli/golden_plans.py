@@ -92,23 +92,25 @@ def detect(
     rpc: Sequence[str] = (),
     *,
     workers: Sequence[WorkerSpec] = (),
+    devices: Sequence[str] | None = None,
     **host: str | None,
 ) -> Machine:
     """Like detection.detect, for the fixed machine. Its workers were never measured."""
     assert not workers
+    assert devices is None
     specs = [gpus] if isinstance(gpus, str) else gpus
     machine = what_if(specs or LOCAL, HOST, HostDescription(**host))
-    devices = [dataclasses.replace(device, what_if=bool(gpus)) for device in machine.devices]
+    found = [dataclasses.replace(device, what_if=bool(gpus)) for device in machine.devices]
     for i, spec in enumerate(rpc):
         endpoint, _, size = spec.partition("@")
         n_bytes = int(size.removesuffix("GiB")) * GIB
-        devices.append(
+        found.append(
             Device(
                 id=f"RPC{i}", name=f"worker {endpoint}", kind=DeviceKind.RPC, total_bytes=n_bytes,
                 free_bytes=n_bytes, memory_source=Source.GIVEN, endpoint=endpoint,
             )
         )  # fmt: skip
-    return dataclasses.replace(machine, devices=tuple(devices))
+    return dataclasses.replace(machine, devices=tuple(found))
 
 
 @contextmanager

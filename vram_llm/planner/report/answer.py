@@ -89,7 +89,7 @@ def _at_end(plan: Plan) -> tuple[str, ...]:
     speed, at_end = plan.speed, plan.speed_at_end
     if speed is None or at_end is None or at_end.tokens_per_s >= _SLOWER * speed.tokens_per_s:
         return ()
-    return (f"With {format_count(at_end.depth)} behind it {rate(at_end.tokens_per_s)} tok/s.",)
+    return (f"At a depth of {format_count(at_end.depth)}: {rate(at_end.tokens_per_s)} tok/s.",)
 
 
 def _prompt(speed: SpeedEstimate) -> tuple[str, ...]:
