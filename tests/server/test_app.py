@@ -7,7 +7,6 @@ import pytest
 
 BODIES = {
     "/chat/completions": {"model": "", "messages": [{"role": "user", "content": "hi"}]},
-    "/completions": {"prompt": "x"},
     "/responses": {"model": "", "input": "hi"},
     "/messages": {"model": "", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]},
     "/messages/count_tokens": {"model": "", "messages": [{"role": "user", "content": "hi"}]},
@@ -22,6 +21,16 @@ BODIES = {
 async def test_paths_with_and_without_prefix(client: httpx.AsyncClient, prefix: str, path: str) -> None:
     assert (await client.post(prefix + path, json=BODIES[path])).status_code == 200
     assert (await client.get(f"{prefix}/models")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [("/v1/completions", "choices"), ("/completions", "content"), ("/completion", "content")],
+)
+async def test_completions_without_a_prefix_are_llama_servers(
+    client: httpx.AsyncClient, path: str, form: str
+) -> None:
+    assert form in (await client.post(path, json={"prompt": "x"})).json()
 
 
 async def test_a_body_needs_no_content_type(client: httpx.AsyncClient) -> None:
@@ -56,6 +65,8 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
         "/v1/models/{model_id}",
         "/v1/chat/completions",
         "/v1/completions",
+        "/completion",
+        "/completions",
         "/v1/responses",
         "/v1/responses/{response_id}",
         "/v1/messages",

@@ -234,10 +234,9 @@ def test_sampling(fields: str, wanted: dict[str, Any]) -> None:
         ('"logit_bias": 5', "logit_bias"),
         ('"logit_bias": [[5]]', "logit_bias[0]"),
         ('"logit_bias": [5]', "logit_bias[0]"),
-        ('"samplers": ["temperature", "top_k"]', "samplers"),
-        ('"samplers": ["top_k", "top_k"]', "samplers"),
+        ('"samplers": [5]', "samplers"),
+        (f'"samplers": "{"k" * 33}"', "samplers"),
         ('"samplers": ["top_q"]', "samplers[0]"),
-        ('"samplers": "tk"', "samplers"),
         ('"samplers": "kz"', "samplers[1]"),
         ('"samplers": 5', "samplers"),
         ('"seed": 5, "random_seed": 6', "random_seed"),
@@ -254,6 +253,19 @@ def test_sampling_refused(fields: str, param: str) -> None:
 def test_all_that_are_on(samplers: str) -> None:
     defaults = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
     assert parsed(f'"samplers": "{samplers}"').sampling(10, defaults) == SamplingParams(**defaults)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("samplers", "names"),
+    [
+        ('["temp", "top_k"]', ("temperature", "top_k")),
+        ('["top_k", "top_k"]', ("top_k", "top_k")),
+        ('"tk"', ("temperature", "top_k")),
+        ('["top_k", "top_p", "infill"]', ("top_k", "top_p", "infill")),
+    ],
+)
+def test_samplers_in_another_order(samplers: str, names: tuple[str, ...]) -> None:
+    assert parsed(f'"samplers": {samplers}').sampling(10, {"min_p": 0.1}).samplers == names
 
 
 def test_samplers_left_out_are_off() -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 from vram_llm.engine.request import FinishReason, Likelihood, Request, TokenEvent
-from vram_llm.engine.sampling.logprobs import likelihood, unpredicted
-from vram_llm.engine.sampling.sampler import DeviceSampler, Sampler
+from vram_llm.engine.sampling.logprobs import likelihood, sampled_likelihood, unpredicted
+from vram_llm.engine.sampling.sampler import Candidates, DeviceSampler, Sampler
 from vram_llm.engine.sampling.structured_output import Constraint, GrammarFailed
 from vram_llm.engine.sampling.token_rules import TokenRules
 from vram_llm.engine.sequence import Sequence
@@ -81,21 +81,24 @@ class Generation:
 
         Row i + 1 was computed with `draft[i]` as its token. `by_draft_model`: the draft is the draft model's.
         """
-        if not draft and not self._has_rules and self.request.logprobs is None:
+        n_top = self.request.logprobs
+        if not draft and not self._has_rules and n_top is None:
             if self.lookup is not None:
                 self.lookup.earn_credit(1)
             return SampledTokens([self.sampler.sample(rows[0])])
         sampled = SampledTokens()
         for row, drafted in zip(rows, (*draft, None), strict=True):
             try:
-                token = self._sample(row)
+                token, candidates = self._sample(row)
             except GrammarFailed as error:
                 sampled.failure = str(error)
                 break
             sampled.tokens.append(token)
-            if self.request.logprobs is not None and not self._ends(model, token):
+            if n_top is not None and not self._ends(model, token):
                 sampled.likelihoods.append(
-                    likelihood(model.vocab, model.logits(row), token, self.request.logprobs)
+                    likelihood(model.vocab, model.logits(row), token, n_top)
+                    if candidates is None
+                    else sampled_likelihood(model.vocab, candidates, token, n_top)
                 )
             if token != drafted or self.is_complete:
                 break
@@ -105,19 +108,23 @@ class Generation:
             self.lookup.earn_credit(1)
         return sampled
 
-    def _sample(self, row: int) -> int:
-        """A token that the grammar and the token rules allow. Raises GrammarFailed."""
-        token_rules = self.token_rules
-        if self.constraint is None and token_rules is None:
-            return self.sampler.sample(row)
+    def _sample(self, row: int) -> tuple[int, Candidates | None]:
+        """A token that the grammar and the token rules allow, and the candidates if the request wants them.
+
+        Raises GrammarFailed.
+        """
         allowed = self.constraint.allowed() if self.constraint is not None else None
-        if token_rules is not None:
-            allowed = token_rules.allowed(allowed)
-        token = self.sampler.sample(row, allowed)
+        if self.token_rules is not None:
+            allowed = self.token_rules.allowed(allowed)
+        candidates = None
+        if self.request.post_sampling and isinstance(self.sampler, Sampler):
+            token, candidates = self.sampler.sample_candidates(row, allowed)
+        else:
+            token = self.sampler.sample(row, allowed)
         if self.constraint is not None:
             self.constraint.accept(token)
         self.advance_token_rules(token)
-        return token
+        return token, candidates
 
     def advance_token_rules(self, token: int) -> None:
         """Advance the token rules by a sampled token; drop them once all tokens are free."""
@@ -168,7 +175,7 @@ class Generation:
             reason = FinishReason.ERROR
         if reason is not None or self.text.stopped:
             text += self.text.finish()
-            reason = FinishReason.STOP if self.text.stopped else reason
+            reason = self._text_ending(reason)
         is_first = sequence.n_generated == n_written
         return TokenEvent(
             id=sequence.id,
@@ -182,18 +189,35 @@ class Generation:
             finish_reason=reason,
             stop=self.text.stop,
             error=sampled.failure if reason is FinishReason.ERROR else None,
+            prompt=None if reason is None else self._prompt_text(model, sequence),
         )
 
-    def cut_off(self, sequence: Sequence) -> TokenEvent:
+    def _text_ending(self, reason: FinishReason | None) -> FinishReason | None:
+        """Why the answer ends, which its text may have done before `reason`."""
+        if self.text.stopped:
+            return FinishReason.STOP if self.text.stop is not None else FinishReason.LENGTH
+        return reason
+
+    def _prompt_text(self, model: LoadedModel, sequence: Sequence) -> str | None:
+        """The text of the prompt's tokens, control tokens included, if the request asks for it."""
+        if not self.request.returns_prompt:
+            return None
+        spelling = model.vocab.spelling
+        pieces = [spelling(token) for token in sequence.tokens[: sequence.n_prompt] if token >= 0]
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def cut_off(self, model: LoadedModel, sequence: Sequence) -> TokenEvent:
         """End the answer with the tokens that it has. Returns the event for the client."""
+        text = self.text.finish()
         return TokenEvent(
             id=sequence.id,
-            text=self.text.finish(),
+            text=text,
             prompt_tokens=sequence.n_prompt,
             completion_tokens=sequence.n_generated,
             cached_tokens=sequence.n_reused,
-            finish_reason=FinishReason.STOP if self.text.stopped else FinishReason.LENGTH,
+            finish_reason=self._text_ending(FinishReason.LENGTH),
             stop=self.text.stop,
+            prompt=self._prompt_text(model, sequence),
         )
 
     def _write_token(
@@ -205,7 +229,7 @@ class Generation:
             return "", FinishReason.STOP
         text = self.text.push(token)
         if self.text.stopped:
-            return text, FinishReason.STOP
+            return text, self._text_ending(None)
         return text, FinishReason.LENGTH if sequence.n_generated >= sequence.max_tokens else None
 
     def note_prompt_logprobs(

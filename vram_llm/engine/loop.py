@@ -133,7 +133,7 @@ class Loop:
             return TokenEvent(
                 id=request_id, finish_reason=FinishReason.ERROR, error_code=RequestTimeout.code, error=""
             )
-        event = self._generations[request_id].cut_off(sequence)
+        event = self._generations[request_id].cut_off(self._model, sequence)
         self._release(sequence)
         return event
 

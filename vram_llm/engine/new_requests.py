@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
+from vram_llm.engine.answer_text import answer_text
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.inputs.image_prompts import ImagePrompts, TokenizedPrompt
 from vram_llm.engine.inputs.pending import PendingRequest, PendingRequests
@@ -12,6 +13,7 @@ from vram_llm.engine.inputs.tokenize import PromptTokenizer, refusal
 from vram_llm.engine.request import Image, Request, TokenEvent
 from vram_llm.engine.sampling.choose_sampler import SamplerFactory
 from vram_llm.engine.sampling.device_slots import DeviceSamplerSlots
+from vram_llm.engine.sampling.infill_sampler import check_infill_sampler
 from vram_llm.engine.sampling.structured_output import Constraint, GrammarCompiler
 from vram_llm.engine.sampling.token_rules import token_rules
 from vram_llm.engine.sequence import Sequence
@@ -20,7 +22,6 @@ from vram_llm.engine.speculative.prompt_lookup import PromptLookup
 from vram_llm.engine.speculative.row_cost import RowCost
 from vram_llm.errors import RequestError
 from vram_llm.llama.model import LoadedModel
-from vram_llm.llama.vocab import TextStream
 
 NewSequence = tuple[Sequence, Generation]
 
@@ -59,6 +60,7 @@ class NewRequests:
     def add(self, request: Request) -> NewSequence | TokenEvent | None:
         """Its sequence, the event that refuses it, or None if it must wait: then `ready` returns it."""
         try:
+            check_infill_sampler(request, self._model.vocab)
             prompt, stop = self._prompt(request)
         except RequestError as error:
             return refusal(request, error)
@@ -126,12 +128,7 @@ class NewRequests:
         draft_costs = None if prompt.images else self._draft_costs  # a draft model sees no images
         generation = Generation(
             request=request,
-            text=TextStream(
-                model.vocab,
-                request.stop,
-                show_special=not request.skip_special_tokens,
-                marks=model.vocab.marks(request.marks),
-            ),
+            text=answer_text(model.vocab, request),
             sampler=self._samplers.make(
                 request.sampling, [t for t in tokens if t >= 0] if prompt.images else tokens
             ),

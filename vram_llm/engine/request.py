@@ -15,12 +15,18 @@ class FinishReason(StrEnum):
     ERROR = "error"
 
 
+FILTERS = (  # of logits, by llama-server's names and in its order
+    "penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How tokens are sampled. The defaults are OpenAI's; 0 or 1 turns a filter off.
 
     At a temperature of 0 the most likely token is taken, after bias, penalties and DRY. Penalties count
-    generated tokens, not the prompt's; DRY counts both. A `last_n` of -1 is the whole context.
+    generated tokens, not the prompt's; DRY counts both. A `last_n` of -1 is the whole context. `samplers` are
+    the filters in the order in which they are applied, each as often as it is named; None: the usual order.
     """
 
     temperature: float = 1.0
@@ -45,6 +51,7 @@ class SamplingParams:
     mirostat_eta: float = 0.1
     logit_bias: dict[int, float] | None = None
     seed: int | None = None
+    samplers: tuple[str, ...] | None = None  # names of FILTERS, or "infill"
 
     @property
     def has_penalties(self) -> bool:
@@ -59,7 +66,7 @@ class SamplingParams:
     @property
     def is_greedy(self) -> bool:
         """True if the model's most likely token is taken."""
-        return self.temperature <= 0 and not self.changes_logits
+        return self.temperature <= 0 and not self.changes_logits and self.samplers is None
 
 
 class GrammarKind(StrEnum):
@@ -132,7 +139,10 @@ class Request:
     the address of the client where there are no keys: the engine is shared between clients by their `weight`.
     After `max_time_s` the answer ends with the tokens that it has. `arrived_at` is when it came to the
     server, by its process's time.monotonic(). Its client asked for `n` answers at once; 0: another one of
-    them has their number.
+    them has their number. With `post_sampling`, `logprobs` are the probabilities after all samplers. The last
+    event has the prompt's text if `returns_prompt`. After the first line, the answer ends at a line that
+    begins with fewer than `n_indent` spaces and tabs, and with the first line end later than `line_time_s`
+    seconds after its first token.
     """
 
     id: str
@@ -160,6 +170,10 @@ class Request:
     client: str = ""
     weight: float = 1.0
     max_time_s: float | None = None
+    post_sampling: bool = False
+    returns_prompt: bool = False
+    n_indent: int = 0
+    line_time_s: float | None = None
     arrived_at: float | None = field(default=None, compare=False)
     n: int = field(default=1, compare=False)
 
@@ -205,7 +219,7 @@ class TokenCandidate:
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """The model's probabilities at one position, before penalties, temperature and grammar.
+    """The probabilities at one position: the model's, or, with `Request.post_sampling`, after all samplers.
 
     `chosen` is the token at that position; its logprob is None at a prompt's first token, which no row
     predicts. `top` are the most likely tokens, best first.
@@ -223,7 +237,8 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     for an earlier request. The first and the last event of a request have these counts, others perhaps 0.
     `prompt_done` is set only in progress events, which hold no text: the prompt's tokens computed so far.
     `error` (with `error_code`, and `error_param` if a field is at fault) is set if `finish_reason` is
-    ERROR. A msgspec structure, because one is made and packed for every token.
+    ERROR. `prompt` is the text of the prompt's tokens, in the last event of a request that asks for it. A
+    msgspec structure, because one is made and packed for every token.
     """
 
     id: str
@@ -241,6 +256,7 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     error_param: str | None = None
     error_n_ctx: int | None = None  # if a prompt has too many tokens: how many fit
     prompt_done: int | None = None
+    prompt: str | None = None
 
 
 class DecodeTick(msgspec.Struct, tag=True, omit_defaults=True):

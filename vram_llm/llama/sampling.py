@@ -138,6 +138,13 @@ class SamplerChain:
         """Divide the logits."""
         self._add(C.llama_sampler_init_temp(temperature))
 
+    def infill(self, vocab: int) -> None:
+        """Merge tokens that begin alike and prefer an end, as llama.cpp does to fill gaps in code.
+
+        It takes time for each pair of candidates, and aborts without an end-of-sequence token.
+        """
+        self._add(C.llama_sampler_init_infill(vocab))
+
     def greedy(self) -> None:
         """Sample the best token."""
         self._add(C.llama_sampler_init_greedy())
@@ -186,6 +193,28 @@ class SamplerChain:
         token = int(array.data[array.selected].id)
         C.llama_sampler_accept(self._chain, token)
         return token
+
+    def sample_with_candidates(
+        self, tokens: "npt.NDArray[np.integer]", logits: "npt.NDArray[np.float32]"
+    ) -> tuple[int, dict[int, float]]:
+        """As `sample_among`, with the tokens that the samplers left and their probabilities.
+
+        A chain that samples the best token gives it the probability 1.
+        """
+        array, _kept = self._applied(tokens, logits)
+        token = int(array.data[array.selected].id)
+        left = (
+            _numpy()
+            .ctypeslib.as_array(
+                ctypes.cast(array.data, ctypes.POINTER(ctypes.c_uint8)),
+                (array.size * ctypes.sizeof(C.llama_token_data),),
+            )
+            .view(_candidate_type())
+        )
+        likely = left[left["p"] > 0]
+        candidates = dict(zip(likely["id"].tolist(), likely["p"].tolist(), strict=True))
+        C.llama_sampler_accept(self._chain, token)
+        return token, candidates or {token: 1.0}
 
     def resume(self, token: int) -> None:
         """Remember a token that another chain with the same parameters sampled, and draw as it did for it."""

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from vram_llm.llama.bindings import C
-from vram_llm.llama.sampling import DrySampler
+from vram_llm.llama.sampling import DrySampler, SamplerChain
 from vram_llm.text.overlap import overlap
 
 _CONTROL, _UNKNOWN, _USER_DEFINED = 1 << 3, 1 << 0, 1 << 4  # llama_token_attr of llama.h
@@ -160,6 +160,10 @@ class Vocab:
     def dry(self, **options: Any) -> DrySampler:
         """A sampler against repeated phrases, with breakers in this vocabulary."""
         return DrySampler(self._handle, **options)
+
+    def add_infill(self, chain: SamplerChain) -> None:
+        """Add llama.cpp's sampler for gaps in code to a chain."""
+        chain.infill(self._handle)
 
     def _render(self, token: int, *, special: bool) -> bytes:
         buffer = ctypes.create_string_buffer(256)

@@ -33,6 +33,8 @@ from vram_llm.server.metrics.status import status_router
 from vram_llm.server.metrics.system_readings import SystemReadings
 from vram_llm.server.middleware import AuthAndLimitsMiddleware, RequestQueue
 from vram_llm.server.models import models_router
+from vram_llm.server.native.fields import CompletionFields
+from vram_llm.server.native.routes import native_router
 from vram_llm.server.normalize_request import NormalizeRequestMiddleware
 from vram_llm.server.openapi import document
 from vram_llm.server.props import props_router
@@ -56,8 +58,8 @@ from vram_llm.server.ui.router import dashboard_routers
 
 _DEFAULT = ServerConfig()
 BODIES = (
-    ChatCompletionRequest, CompletionRequest, ResponseFields, MessagesFields, CountFields, TokenizeFields,
-    DetokenizeFields, ApplyTemplateFields, EmbeddingFields, RerankFields, PlanFields,
+    ChatCompletionRequest, CompletionRequest, CompletionFields, ResponseFields, MessagesFields, CountFields,
+    TokenizeFields, DetokenizeFields, ApplyTemplateFields, EmbeddingFields, RerankFields, PlanFields,
 )  # fmt: skip
 _MESSAGES = ("/messages", "/messages/count_tokens")
 _REFUSALS = {prefix + path: anthropic_response for prefix in ("", "/v1") for path in _MESSAGES}
@@ -75,8 +77,9 @@ def create_app(
 ) -> FastAPI:
     """The OpenAI endpoint in front of `engine`, which the caller starts and stops.
 
-    Every path under `/v1` is also served without that prefix. With API keys, every path except /, /health,
-    /v1/health and the dashboard's files below /ui requires one, as a bearer token or as x-api-key; `keyring`
+    Every path under `/v1` is also served without that prefix; `/completions` is llama-server's own then.
+    With API keys, every path except /, /health, /v1/health and the dashboard's files below /ui requires one,
+    as a bearer token or as x-api-key; `keyring`
     of None has those of `config`. `hosts` are the accepted host names in addition to loopback addresses; None
     accepts any name. `clock` gives Unix seconds. `ui` is what the dashboard needs; None: it has neither a
     planner nor a log. Raises BadKeysFile.
@@ -154,9 +157,9 @@ def add_limits(
 def add_model_routes(app: FastAPI, serving: ServingContext) -> None:
     """Add the routes that a model answers."""
     add_twice(app, tokens_router(serving), documented="")
-    for make in (
-        chat_router, completions_router, responses_router, anthropic_router, embeddings_router, rerank_router,
-    ):  # fmt: skip
+    add_routes(app, native_router(serving))
+    app.include_router(completions_router(serving), prefix="/v1")  # without it, llama-server's form
+    for make in (chat_router, responses_router, anthropic_router, embeddings_router, rerank_router):
         add_twice(app, make(serving))
 
 

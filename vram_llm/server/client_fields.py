@@ -11,7 +11,7 @@ IGNORED = frozenset(
         # OpenAI
         "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
         # llama-server: options of the server decide on prompt reuse and drafting
-        "cache_prompt", "id_slot", "n_keep", "n_discard", "n_cache_reuse", "backend_sampling",
+        "id_slot", "n_keep", "n_discard", "n_cache_reuse", "backend_sampling",
         "sse_ping_interval", "adaptive_decay", "dynatemp_exponent", "reasoning_control",
         "speculative.n_max", "speculative.n_min", "speculative.p_min", "speculative.type",
         # vLLM, SGLang
@@ -30,7 +30,7 @@ IGNORED = frozenset(
 
 NEUTRAL: Neutral = {
     # llama-server
-    "n_indent": (0,), "t_max_predict_ms": (-1, 0), "response_fields": ([],), "lora": ([],),
+    "response_fields": ([],), "lora": ([],),
     "dynatemp_range": (0,), "min_keep": (0, 1), "adaptive_target": (-1,), "grammar_lazy": (False,),
     "grammar_triggers": ([],), "preserved_tokens": ([],), "parse_tool_calls": (True,),
     "post_sampling_probs": (False,), "return_tokens": (False,), "verbose": (False,),

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
+from secrets import randbits
 from typing import Any, TypeVar, cast
 
 from starlette.types import Receive
@@ -24,6 +25,7 @@ from vram_llm.server.schemas import MAX_CHOICES, GenerationFields
 
 T = TypeVar("T")
 _MOST_AHEAD = 1024  # events of several choices that their client has not read; the engine bounds the rest
+_NAMESPACE_BITS = 55  # of Request.namespace
 TokenEvents = AsyncGenerator[tuple[int, TokenEvent], None]  # (index of the choice, its next event)
 
 
@@ -65,24 +67,25 @@ def engine_requests(
             f"'min_tokens' is {min_tokens:,} and the answer may have {base.max_tokens:,} tokens at most",
             "min_tokens",
         )
-    stop_token_ids = fields.stop_ids(info.n_vocab)
     sampling = fields.sampling(info.n_vocab, dict(info.sampling))
     key = current_key.get()
     base = replace(
         base,
         min_tokens=min_tokens,
         stop=fields.stops(),
-        stop_token_ids=stop_token_ids,
+        stop_token_ids=fields.stop_ids(info.n_vocab),
         ignore_eos=bool(fields.ignore_eos),
         skip_special_tokens=fields.skip_special_tokens is not False,
         adapters=info.adapters_used,
-        namespace=key.cache_namespace,
+        namespace=key.cache_namespace if fields.cache_prompt is not False else randbits(_NAMESPACE_BITS),
         client=key.name,
         weight=key.usage.limits.weight,
         reports_progress=bool(fields.stream)
         or not key.usage.is_unlimited,  # clients may leave before its end
         whole=not fields.stream,
         arrived_at=record_of_request().began_at,
+        n_indent=fields.n_indent or 0,
+        line_time_s=fields.line_time_s,
         max_time_s=min((s for s in (fields.max_time, config.request_timeout_s) if s), default=None),
     )
     return [

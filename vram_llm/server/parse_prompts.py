@@ -15,7 +15,7 @@ def parse_prompts(given: object, n_vocab: int, field: str) -> Prompts:
         rows = given if isinstance(given[0], list) else [given]
         if all(_are_tokens(row) for row in rows):
             for row in rows:
-                _check_vocabulary(row, n_vocab, field)
+                check_vocabulary(row, n_vocab, field)
             return [tuple(row) for row in rows]
     raise RequestError(
         f"'{field}' must be a string, a list of strings, a list of token ids or a list of such lists, "
@@ -28,7 +28,8 @@ def _are_tokens(row: object) -> bool:
     return isinstance(row, list) and bool(row) and all(type(token) is int for token in row)
 
 
-def _check_vocabulary(tokens: list[int], n_vocab: int, field: str) -> None:
+def check_vocabulary(tokens: list[int], n_vocab: int, field: str) -> None:
+    """Raises RequestError for a token id that the vocabulary lacks."""
     for token in tokens:
         if not 0 <= token < n_vocab:
             raise RequestError(

@@ -12,7 +12,7 @@ SamplerNames = Annotated[
     Any,
     WithJsonSchema({"anyOf": [{"type": "array", "items": _NAME}, _NAME, {"type": "null"}]}),
 ]
-_OFF: dict[str, dict[str, float]] = {  # in this server's order; the values turn a filter off
+_OFF: dict[str, dict[str, float]] = {  # in the usual order; the values turn a filter off
     "penalties": {"repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
     "dry": {"dry_multiplier": 0.0},
     "top_n_sigma": {"top_n_sigma": -1.0},
@@ -23,32 +23,33 @@ _OFF: dict[str, dict[str, float]] = {  # in this server's order; the values turn
     "xtc": {"xtc_probability": 0.0},
     "temperature": {"temperature": 1.0},
 }
+_NAMES = (*_OFF, "infill")
 _ALSO = {"typical_p": "typ_p", "temp": "temperature"}
 _LETTERS = {
     "e": "penalties", "d": "dry", "s": "top_n_sigma", "k": "top_k", "y": "typ_p", "p": "top_p", "m": "min_p",
-    "x": "xtc", "t": "temperature",
+    "x": "xtc", "t": "temperature", "i": "infill",
 }  # fmt: skip
+_MOST = 32  # each takes time for each token
 
 
-def switched_off(samplers: object) -> dict[str, float]:
-    """SamplingParams fields that turn off the filters missing from `samplers`; None turns off nothing.
+def sampler_settings(samplers: object) -> dict[str, Any]:
+    """SamplingParams fields that turn off the filters missing from `samplers`, and the order of the others.
 
-    Raises RequestError for a value that is not a list of filters in this server's order.
+    None has no effect. The usual order needs no field `samplers`, so that other ways of sampling are open.
+    Raises RequestError for a value that is not a list of filters.
     """
     if samplers is None:
         return {}
     if isinstance(samplers, str):  # a letter per filter, or names between semicolons, as on its command line
-        is_letters = ";" not in samplers and samplers not in _OFF
+        is_letters = ";" not in samplers and samplers not in _NAMES
         samplers = [_LETTERS.get(c, c) for c in samplers] if is_letters else samplers.split(";")
     if not isinstance(samplers, list) or not all(isinstance(name, str) for name in samplers):
         raise RequestError("'samplers' must be a list of names, or a string of their letters", "samplers")
-    names = [_ALSO.get(name, name) for name in samplers]
+    names = tuple(_ALSO.get(name, name) for name in samplers)
     for i, name in enumerate(names):
-        if name not in _OFF:
-            raise NotSupported(f"'samplers[{i}]' must be one of {', '.join(_OFF)}", f"samplers[{i}]")
-    if names != [name for name in _OFF if name in names]:
-        raise NotSupported(
-            f"'samplers' must be in the order {', '.join(_OFF)}, each at most once; names may be left out",
-            "samplers",
-        )
-    return {field: value for name, off in _OFF.items() if name not in names for field, value in off.items()}
+        if name not in _NAMES:
+            raise NotSupported(f"'samplers[{i}]' must be one of {', '.join(_NAMES)}", f"samplers[{i}]")
+    if len(names) > _MOST:
+        raise RequestError(f"'samplers' has {len(names)} names; {_MOST} is the most", "samplers")
+    off = {field: value for name, off in _OFF.items() if name not in names for field, value in off.items()}
+    return off if names == tuple(name for name in _OFF if name in names) else {**off, "samplers": names}

@@ -9,7 +9,7 @@ from vram_llm.engine.request import SamplingParams
 from vram_llm.errors import RequestError
 from vram_llm.server.known_fields import Fields
 from vram_llm.server.logit_bias import LogitBias, token_biases
-from vram_llm.server.samplers_field import SamplerNames, switched_off
+from vram_llm.server.samplers_field import SamplerNames, sampler_settings
 
 MAX_BREAKERS = 16  # each is searched for in the whole vocabulary
 MAX_TEMPERATURE = 1_000_000  # llama-server has no limit; at this value all tokens are equally likely
@@ -83,7 +83,7 @@ class SamplingFields(Fields):
         names = {_MEANS.get(name, name) for name in sent & SamplingFields.model_fields.keys()}
         given = {name: self.setting(name, *_ALSO.get(name, ())) for name in names - {"samplers"}}
         named = {name: _as_param(name, value, n_vocab) for name, value in given.items() if value is not None}
-        return SamplingParams(**{**defaults, **named, **switched_off(self.setting("samplers"))})
+        return SamplingParams(**{**defaults, **named, **sampler_settings(self.setting("samplers"))})
 
     def setting(self, *names: str) -> Any:
         """The value of a setting with several names. Raises RequestError if two are given and differ.

@@ -117,12 +117,21 @@ class GenerationFields(SamplingFields, GrammarFields):
     skip_special_tokens: bool | None = None
     return_progress: bool | None = None  # of prompt processing, in streams
     timings_per_token: bool | None = None
+    cache_prompt: bool | None = None  # False: no computed beginning of an earlier request is used
+    n_indent: Annotated[int, WHOLE, Field(ge=0, le=MAX_TOKENS)] | None = None
+    t_max_predict_ms: Annotated[int, WHOLE, Field(ge=-1, lt=2**63)] | None = None  # 0 or less: no limit
     user: str | None = None  # has no effect
 
     @property
     def n_choices(self) -> int:
         """The number of choices. Raises RequestError."""
         return self.setting("n", "n_cmpl") or 1
+
+    @property
+    def line_time_s(self) -> float | None:
+        """After how many seconds of writing the answer ends with its line; None: no limit."""
+        limit_ms = self.t_max_predict_ms or 0
+        return limit_ms / 1000 if limit_ms > 0 else None
 
     def check_context(self, n_ctx: int) -> None:
         """Raises RequestError if the request asks for more than `n_ctx` tokens of context."""

@@ -1,11 +1,13 @@
 """Log probabilities of tokens, computed only for the rows of requests that want them."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from vram_llm.engine.request import Likelihood, TokenCandidate
 from vram_llm.engine.sampling.numpy_sampler import Logits
+from vram_llm.engine.sampling.sampler import Candidates
 from vram_llm.llama.vocab import Vocab
 
 LEAST = -9999.0  # replaces minus infinity, which JSON cannot express
@@ -20,6 +22,17 @@ def likelihood(vocab: Vocab, logits: Logits, token: int, n_top: int) -> Likeliho
         return TokenCandidate(t, vocab.spelling(t), max(float(logits[t]) - log_total, LEAST))
 
     return Likelihood(candidate(token), tuple(candidate(t) for t in _best(logits, n_top)))
+
+
+def sampled_likelihood(vocab: Vocab, candidates: Candidates, token: int, n_top: int) -> Likelihood:
+    """The likelihood of `token` among the candidates that samplers left, with the `n_top` best of them."""
+
+    def candidate(t: int, p: float) -> TokenCandidate:
+        return TokenCandidate(t, vocab.spelling(t), math.log(p) if p > 0 else LEAST)
+
+    best = sorted(candidates.items(), key=lambda pair: (-pair[1], pair[0]))[:n_top]
+    top = tuple(candidate(t, p) for t, p in best if p > 0)
+    return Likelihood(candidate(token, candidates.get(token, 0.0)), top)
 
 
 def unpredicted(vocab: Vocab, token: int) -> Likelihood:

@@ -25,10 +25,14 @@ class NumpySampler:
     def __call__(self, logits: Logits) -> int:
         """The index in `logits` of the token drawn."""
         indices, weights = self.filtered(logits)
+        drawn = self.draw(weights)
+        return drawn if indices is None else int(indices[drawn])
+
+    def draw(self, weights: Logits) -> int:
+        """The index in `weights` of one drawn in proportion to them."""
         reached = np.cumsum(weights, dtype=np.float64)
         drawn = int(np.searchsorted(reached, self._random.random() * reached[-1], side="right"))
-        drawn = min(drawn, len(reached) - 1)  # the product may round up to the sum
-        return drawn if indices is None else int(indices[drawn])
+        return min(drawn, len(reached) - 1)  # the product may round up to the sum
 
     def skip(self, n: int) -> None:
         """Leave out `n` draws."""

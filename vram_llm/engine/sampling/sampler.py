@@ -6,12 +6,16 @@ no logits on the host: its sampler fetches the token.
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from vram_llm.engine.sampling.numpy_sampler import Indices, NumpySampler
 from vram_llm.engine.sampling.sampler_chains import device_chain
 from vram_llm.engine.sequence import DeviceSamplerConfig
 from vram_llm.errors import EngineDied
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.sampling import SamplerChain, seed_of
+
+Candidates = dict[int, float]  # tokens that the samplers left, and their probabilities
 
 
 class Sampler:
@@ -38,6 +42,21 @@ class Sampler:
             logits = logits[allowed]
         index = int(logits.argmax()) if method is None else method(logits)
         return index if allowed is None else int(allowed[index])
+
+    def sample_candidates(self, row: int, allowed: Indices | None = None) -> tuple[int, Candidates]:
+        """As `sample`, with the candidates that the samplers left."""
+        method, logits = self._method, self._model.logits(row)
+        tokens = np.arange(len(logits)) if allowed is None else allowed
+        if isinstance(method, SamplerChain):
+            return method.sample_with_candidates(tokens, logits[tokens])
+        if method is None:
+            best = int(tokens[logits[tokens].argmax()])
+            return best, {best: 1.0}
+        indices, weights = method.filtered(logits[tokens])
+        kept = tokens if indices is None else tokens[indices]
+        probabilities = weights / weights.sum(dtype=np.float64)
+        token = int(kept[method.draw(weights)])
+        return token, dict(zip(kept.tolist(), probabilities.tolist(), strict=True))
 
     def resume(self, tokens: Sequence[int]) -> None:
         """Take in tokens that an earlier engine sampled: penalties and random draws continue after them."""

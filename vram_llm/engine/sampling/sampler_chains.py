@@ -1,6 +1,8 @@
 """Chains of llama.cpp's samplers for a request: one for the host, one for the device."""
 
-from vram_llm.engine.request import SamplingParams
+from collections.abc import Callable
+
+from vram_llm.engine.request import FILTERS, SamplingParams
 from vram_llm.engine.sequence import DeviceSamplerConfig
 from vram_llm.llama.sampling import MIN_TEMPERATURE, DrySampler, SamplerChain, seed_of
 from vram_llm.llama.vocab import Vocab
@@ -9,10 +11,35 @@ from vram_llm.llama.vocab import Vocab
 def host_chain(
     vocab: Vocab, params: SamplingParams, n_ctx: int, dry: DrySampler | None, prompt: list[int]
 ) -> SamplerChain:
-    """llama.cpp's samplers for `params`, in the order of llama-server (common/sampling.cpp)."""
+    """llama.cpp's samplers for `params`, in its order or that of llama-server (common/sampling.cpp)."""
     chain, seed = SamplerChain(vocab.n_tokens), seed_of(params.seed)
     if params.logit_bias:
         chain.bias(params.logit_bias)
+    is_greedy = params.temperature < MIN_TEMPERATURE and params.samplers is None
+    names = FILTERS if params.samplers is None else params.samplers
+    if is_greedy or params.mirostat:
+        names = ("penalties", "dry")  # others leave the best token, or mirostat replaces them
+    for name in names:
+        if name == "dry":
+            if dry is not None:
+                chain.dry(dry, prompt[-last_n(params.dry_penalty_last_n, n_ctx) :])
+        elif name == "penalties":
+            _add_penalties(chain, params, n_ctx)
+        elif name == "infill":
+            vocab.add_infill(chain)
+        else:
+            _ADD[name](chain, params, seed)
+    if is_greedy:
+        chain.greedy()
+    elif params.mirostat:
+        chain.temperature(params.temperature)
+        chain.mirostat(params.mirostat, params.mirostat_tau, params.mirostat_eta, seed)
+    else:
+        chain.draw(seed)
+    return chain
+
+
+def _add_penalties(chain: SamplerChain, params: SamplingParams, n_ctx: int) -> None:
     if params.has_penalties:
         chain.penalties(
             last_n(params.repeat_last_n, n_ctx),
@@ -20,33 +47,54 @@ def host_chain(
             params.frequency_penalty,
             params.presence_penalty,
         )
-    if dry is not None:
-        chain.dry(dry, prompt[-last_n(params.dry_penalty_last_n, n_ctx) :])
-    if params.temperature < MIN_TEMPERATURE:
-        chain.greedy()
-    elif params.mirostat:
-        chain.temperature(params.temperature)
-        chain.mirostat(params.mirostat, params.mirostat_tau, params.mirostat_eta, seed)
-    else:
-        _add_filters(chain, params, seed)
-        chain.temperature(params.temperature)
-        chain.draw(seed)
-    return chain
 
 
-def _add_filters(chain: SamplerChain, params: SamplingParams, seed: int) -> None:
+def _add_top_n_sigma(chain: SamplerChain, params: SamplingParams, _seed: int) -> None:
     if params.top_n_sigma > 0:
         chain.top_n_sigma(params.top_n_sigma)
+
+
+def _add_top_k(chain: SamplerChain, params: SamplingParams, _seed: int) -> None:
     if params.top_k > 0:
         chain.top_k(params.top_k)
+
+
+def _add_typical(chain: SamplerChain, params: SamplingParams, _seed: int) -> None:
     if params.typical_p < 1:
         chain.typical(params.typical_p)
+
+
+def _add_top_p(chain: SamplerChain, params: SamplingParams, _seed: int) -> None:
     if params.top_p < 1:
         chain.top_p(params.top_p)
+
+
+def _add_min_p(chain: SamplerChain, params: SamplingParams, _seed: int) -> None:
     if params.min_p > 0:
         chain.min_p(params.min_p)
+
+
+def _add_xtc(chain: SamplerChain, params: SamplingParams, seed: int) -> None:
     if params.xtc_probability > 0:
         chain.xtc(params.xtc_probability, params.xtc_threshold, seed)
+
+
+def _add_temperature(chain: SamplerChain, params: SamplingParams, _seed: int) -> None:
+    if params.temperature < MIN_TEMPERATURE:
+        chain.top_k(1)
+    else:
+        chain.temperature(params.temperature)
+
+
+_ADD: dict[str, Callable[[SamplerChain, SamplingParams, int], None]] = {
+    "top_n_sigma": _add_top_n_sigma,
+    "top_k": _add_top_k,
+    "typ_p": _add_typical,
+    "top_p": _add_top_p,
+    "min_p": _add_min_p,
+    "xtc": _add_xtc,
+    "temperature": _add_temperature,
+}
 
 
 def last_n(wanted: int, n_ctx: int) -> int:

@@ -16,6 +16,7 @@ _KINDS = {
     ("POST", "/chat/completions"): RouteKind.TEXT,
     ("POST", "/chat/completions/input_tokens"): RouteKind.TEXT,
     ("POST", "/completions"): RouteKind.TEXT,
+    ("POST", "/completion"): RouteKind.TEXT,
     ("POST", "/responses"): RouteKind.TEXT,
     ("POST", "/responses/input_tokens"): RouteKind.TEXT,
     ("POST", "/messages"): RouteKind.TEXT,

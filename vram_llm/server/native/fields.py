@@ -1,0 +1,66 @@
+"""The body of POST /completion (llama-server's server-schema.cpp and README.md)."""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, WithJsonSchema
+
+from vram_llm.server.known_fields import Neutral
+from vram_llm.server.sampling_fields import WHOLE
+from vram_llm.server.schemas import OpenAIFields
+
+MAX_PROBS = 128  # candidates per token
+MAX_RESPONSE_FIELDS = 64
+
+_TOKEN_OR_TEXT = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
+_ONE = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": _TOKEN_OR_TEXT},
+        {
+            "type": "object",
+            "properties": {
+                "prompt_string": {"type": "string"},
+                "multimodal_data": {"type": "array", "items": {"type": "string"}},
+            },
+            "required": ["prompt_string"],
+        },
+    ]
+}
+NativePrompt = Annotated[Any, WithJsonSchema({"anyOf": [_ONE, {"type": "array", "items": _ONE}]})]
+NumberOfProbs = Annotated[int, WHOLE, Field(ge=0, le=MAX_PROBS)] | None
+
+
+class NativeFields(OpenAIFields):
+    """The fields of both native routes. A field that is null counts as absent.
+
+    `id_slot` has no effect: requests share computed beginnings wherever they run. Neither has
+    `t_max_prompt_ms`, which llama-server does not read either, nor `n_keep` and `n_discard`: no context is
+    shifted.
+    """
+
+    ignored: ClassVar[frozenset[str]] = frozenset({"t_max_prompt_ms", "oaicompat"})
+    not_yet: ClassVar[Neutral] = {"add_special_tokens": (True,), "echo": (False,), "best_of": (1,)}
+
+    max_completion_tokens: Annotated[int, WHOLE] | None = None
+    n_probs: NumberOfProbs = None
+    logprobs: NumberOfProbs = None
+    post_sampling_probs: bool | None = None
+    return_tokens: bool | None = None
+    response_fields: Annotated[list[str], Field(max_length=MAX_RESPONSE_FIELDS)] | None = None
+    id_slot: Annotated[int, WHOLE] | None = None
+
+    @property
+    def n_top(self) -> int | None:
+        """The number of candidates to give per token; None: none."""
+        return (self.n_probs if self.n_probs is not None else self.logprobs) or None
+
+    def wants(self, name: str) -> bool:
+        """Whether a field of the reply is wanted."""
+        wanted = self.response_fields
+        return not wanted or any(path.partition("/")[0] == name for path in wanted)
+
+
+class CompletionFields(NativeFields):
+    """POST /completion, and POST /completions without /v1."""
+
+    prompt: NativePrompt

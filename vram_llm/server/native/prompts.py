@@ -1,0 +1,115 @@
+"""The shapes of a native prompt: text, token ids, both mixed, an object with images, a list of these."""
+
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from vram_llm.engine.engine_protocol import MAX_CHARS
+from vram_llm.engine.model_info import ModelInfo
+from vram_llm.engine.request import Image
+from vram_llm.errors import RequestError
+from vram_llm.server.image_inputs import RequestImages
+from vram_llm.server.known_fields import check_names
+from vram_llm.server.parse_prompts import check_vocabulary
+from vram_llm.server.prompt_limits import check_ids_fit, check_text_fits
+from vram_llm.server.serving_context import ServingContext
+
+MEDIA_MARKER = f"<__media_{secrets.token_hex(16)}__>"  # random, so that no text holds it by chance
+_MARKERS = re.compile(f"{MEDIA_MARKER}|<__media__>")  # and the one of older servers
+MAX_TEXTS = 256  # of a prompt with token ids: each is a question to the engine
+
+
+@dataclass(frozen=True, slots=True)
+class NativePrompts:
+    """The prompts of a request, and for each of them its images."""
+
+    prompts: list[str | tuple[int, ...]]
+    images: list[tuple[Image, ...]]
+
+
+async def read_prompts(given: object, info: ModelInfo, serving: ServingContext) -> NativePrompts:
+    """The prompts of the field `prompt`, as llama-server's tokenize_input_prompts reads it.
+
+    A list that holds a number is one prompt; any other list is a list of prompts. Raises RequestError.
+    """
+    is_list = isinstance(given, list) and not any(type(part) is int for part in given)
+    places = [(each, f"prompt[{i}]") for i, each in enumerate(given)] if is_list else [(given, "prompt")]  # type: ignore[var-annotated,arg-type]  # a list, see above
+    if not places:
+        raise RequestError("'prompt' must not be an empty list", "prompt")
+    read = [await _read_one(each, at, info, serving) for each, at in places]
+    return NativePrompts([prompt for prompt, _ in read], [images for _, images in read])
+
+
+async def _read_one(
+    given: Any, at: str, info: ModelInfo, serving: ServingContext
+) -> tuple[str | tuple[int, ...], tuple[Image, ...]]:
+    if isinstance(given, dict):
+        return await _of_object(given, at, info, serving)
+    return await _text_or_tokens(given, at, info, serving), ()
+
+
+async def _of_object(
+    given: dict[str, Any], at: str, info: ModelInfo, serving: ServingContext
+) -> tuple[str | tuple[int, ...], tuple[Image, ...]]:
+    known = ("prompt_string", "multimodal_data")
+    check_names({name: given[name] for name in given if name not in known}, at)
+    if "prompt_string" not in given:
+        raise RequestError(f"'{at}' must have a 'prompt_string'", at)
+    text, data = given["prompt_string"], given.get("multimodal_data")
+    if data is None or data == []:
+        return await _text_or_tokens(text, f"{at}.prompt_string", info, serving), ()
+    if not isinstance(data, list):
+        raise RequestError(
+            f"'{at}.multimodal_data' must be a list of strings in base64", f"{at}.multimodal_data"
+        )
+    images = serving.request_images(info)
+    marks = [images.from_base64(item, f"{at}.multimodal_data[{i}]") for i, item in enumerate(data)]
+    return _with_images(text, marks, images, f"{at}.prompt_string")
+
+
+def _with_images(
+    text: object, marks: list[str], images: RequestImages, at: str
+) -> tuple[str, tuple[Image, ...]]:
+    """The text without markers, and the images in their places. Raises RequestError."""
+    if not isinstance(text, str):
+        raise RequestError(f"'{at}' must be a string where there are images", at)
+    parts = _MARKERS.split(text)
+    if len(parts) != len(marks) + 1:
+        raise RequestError(
+            f"'{at}' has {len(parts) - 1} media markers and there are {len(marks)} files; the marker is "
+            "'media_marker' of GET /props",
+            at,
+        )
+    return images.placed("".join(part + mark for part, mark in zip(parts, [*marks, ""], strict=True)))
+
+
+async def _text_or_tokens(
+    given: object, at: str, info: ModelInfo, serving: ServingContext
+) -> str | tuple[int, ...]:
+    if isinstance(given, str):
+        return given
+    if not isinstance(given, list) or not given or not all(type(part) in (int, str) for part in given):
+        raise RequestError(
+            f"'{at}' must be a string, a list of token ids and strings, or an object with 'prompt_string'", at
+        )
+    check_ids_fit(info, given)
+    check_vocabulary([part for part in given if type(part) is int], info.n_vocab, at)
+    texts = [part for part in given if isinstance(part, str)]
+    if not texts:
+        return tuple(given)
+    n_chars = sum(map(len, texts))
+    check_text_fits(info, n_chars, at)
+    if len(texts) > MAX_TEXTS or n_chars > MAX_CHARS:
+        raise RequestError(
+            f"'{at}' has {len(texts):,} strings of {n_chars:,} characters between token ids; {MAX_TEXTS} and "
+            f"{MAX_CHARS:,} are the most",
+            at,
+        )
+    tokens: list[int] = []
+    for i, part in enumerate(given):
+        if isinstance(part, str):
+            tokens += await serving.engine.tokenize(part, add_special=i == 0, parse_special=True)
+        else:
+            tokens.append(part)
+    return tuple(tokens)
