@@ -19,7 +19,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "sentence"),
     [
         (("--ray", "local", "{model}"), "--ray serves named models: give NAME=MODEL, or --config FILE"),
-        (("--ray", "local", "a={model}", "--rpc", "127.0.0.1:1"), "leave --rpc and --gpus out"),
+        (("--ray", "local", "a={model}", "--rpc", "127.0.0.1:1"), "leave --rpc, --gpu and --device out"),
         (("--ray", "10.0.0.1:6379", "a={model}", "--port", "0"), "pip install 'vram-llm[ray]'"),
         (("--ray", "local", "--config", "{folder}/groups.yaml"), "leave groups: out"),
         (

@@ -175,7 +175,7 @@ async def test_the_keys() -> None:
 
 async def test_a_server_that_goes_and_comes_back() -> None:
     source = FedSource(ServerUnreachable("no server answers at http://rig:8080"))
-    app = WatchApp(source, interval_s=0.01)
+    app = WatchApp(source, interval_s=0.1)
     async with app.run_test(size=(80, 24)) as pilot:
         await until(lambda: re.search("no answer for .*: no server answers", shown(app)) is not None, "said")
         source.next = of_rig()

@@ -140,7 +140,7 @@ async def test_prompts_of_clients_that_leave_are_counted(engine: FakeEngine, tmp
         ]
         + [gate]
     )
-    async with clients_of(engine, path, key) as (ann,):
+    async with clients_of(engine, path, key, sse_ping_interval_s=0.1) as (ann,):
         async with ann.stream("POST", "/v1/chat/completions", json={**HI, "stream": True}) as reply:
             assert reply.status_code == 200
             await until(lambda: bool(engine.requests), "a request")
