@@ -29,7 +29,6 @@ from vram_llm.workflows import detection
         ("list", "did you mean `vram-llm models`?"),
         ("ls", "did you mean `vram-llm models`?"),
         ("show x", "did you mean `vram-llm analyze`?"),
-        ("llama-server", "did you mean `vram-llm serve`?"),
         ("modles", "did you mean `vram-llm models`?"),
         ("Serve", "did you mean `vram-llm serve`?"),
         ("ps", "there is no command ps; each `vram-llm serve` runs in a terminal of its own"),

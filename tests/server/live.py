@@ -182,11 +182,11 @@ class Serving:
 
 
 @contextmanager
-def serving(*args: str | Path, port: int | None = None) -> Iterator[Serving]:
-    """`vram-llm serve ARGS` on `port`, or on a free one; gone with the block."""
+def serving(*args: str | Path, port: int | None = None, command_name: str = "serve") -> Iterator[Serving]:
+    """`vram-llm serve ARGS`, or another command, on `port`, or on a free one; gone with the block."""
     port = port or free_ports(1)[0]
     with subprocess.Popen(
-        command("serve", *args, "--port", str(port)),
+        command(command_name, *args, "--port", str(port)),
         env=environment(columns=120), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         served = Serving(process, port)

@@ -23,6 +23,7 @@ _COMMANDS = {
     "tune": "Measure the best few plans on this machine, and keep the fastest for `plan` and `serve`.",
     "plan": "Show which layers go on which device, and how many bytes each device holds.",
     "serve": "Plan a model, load it, and serve it with an OpenAI endpoint.",
+    "llama-server": "Serve a model by llama-server's own command line.",
     "config": "Show the options that `serve` would use and where each comes from, or a template of a file.",
     "chat": "Chat with a model at the terminal.",
     "verify": "Load a plan, and compare its memory use with the planned bytes.",
@@ -45,7 +46,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"vram_llm.cli.{name}").command
+        command: click.Command = importlib.import_module(f"vram_llm.cli.{name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

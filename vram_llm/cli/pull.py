@@ -43,10 +43,11 @@ def command(options: PlanOptions, model: str | None, model_option: str | None, a
             other = quantizations.largest_that_fits(name, machine, options.workload)
             raise error.with_remark(f"{other.name} would fit") if other else error from None
         terminal.say(f"note: {error}", err=True)
-    terminal.say(f"{_pull_with_bar(name)}\nvram-llm serve {name}")
+    terminal.say(f"{pull_with_bar(name)}\nvram-llm serve {name}")
 
 
-def _pull_with_bar(model: str) -> "Path":
+def pull_with_bar(model: str) -> "Path":
+    """Download the model of an `hf:` name, and show how far it is; its first file."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     from vram_llm.workflows import planning

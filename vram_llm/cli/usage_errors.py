@@ -13,7 +13,7 @@ _VERBS = {
     "list": "models", "ls": "models",
     "show": "analyze", "info": "analyze", "inspect": "analyze",
     "get": "pull", "download": "pull",
-    "server": "serve", "llama-server": "serve", "start": "serve", "load": "serve",
+    "server": "serve", "start": "serve", "load": "serve",
     "top": "watch", "nvtop": "watch", "monitor": "watch", "status": "watch", "stats": "watch",
     "diagnose": "doctor", "diagnostics": "doctor",
     "llama-bench": "bench", "benchmark": "bench",

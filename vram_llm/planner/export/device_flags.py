@@ -8,7 +8,7 @@ from vram_llm.machine.types import DeviceKind
 from vram_llm.planner.types import Plan, PlannedDevice
 
 # GGML_CUDA_NAME of ggml-cuda.h, GGML_VK_NAME, GGML_METAL_NAME, GGML_SYCL_NAME; a number follows.
-_PREFIX = {
+PREFIXES = {
     DeviceKind.CUDA: "CUDA",
     DeviceKind.ROCM: "ROCm",
     DeviceKind.VULKAN: "Vulkan",
@@ -81,15 +81,15 @@ def exported_devices(plan: Plan, cuda_order: Sequence[str] = ()) -> ExportedDevi
     names = []
     for device in devices:
         if device.endpoint is not None:
-            names.append(f"{_PREFIX[device.kind]}{numbers[device.endpoint, device.endpoint_index]}")
+            names.append(f"{PREFIXES[device.kind]}{numbers[device.endpoint, device.endpoint_index]}")
         elif device.ggml_name is not None and device.kind is not DeviceKind.CUDA:
             names.append(device.ggml_name)
         elif device.id in cuda_order:
-            names.append(f"{_PREFIX[device.kind]}{cuda_order.index(device.id)}")
+            names.append(f"{PREFIXES[device.kind]}{cuda_order.index(device.id)}")
         else:
             number = counts.get(device.kind, 0)
             counts[device.kind] = number + 1
-            names.append(f"{_PREFIX[device.kind]}{number}")
+            names.append(f"{PREFIXES[device.kind]}{number}")
     return ExportedDevices(
         devices=devices,
         names=tuple(names),
@@ -144,7 +144,7 @@ def _remarks(devices: tuple[PlannedDevice, ...]) -> tuple[str, ...]:
     unnamed_kinds = {device.kind for device in devices if device.ggml_name is None}
     unnamed_kinds -= {DeviceKind.CUDA, DeviceKind.RPC}
     if unnamed_kinds:
-        names = " and ".join(sorted(_PREFIX[kind] for kind in unnamed_kinds))
+        names = " and ".join(sorted(PREFIXES[kind] for kind in unnamed_kinds))
         sentences.append(
             f"{names} devices are numbered in the plan's order; compare with `llama-server --list-devices`."
         )

@@ -1,0 +1,105 @@
+"""vram-llm llama-server: llama-server's own command line, served by this program."""
+
+import os
+import shlex
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vram_llm.cli import terminal
+from vram_llm.cli.short_flags import ShortFlagsCommand
+
+if TYPE_CHECKING:
+    from vram_llm.cli.llama_server_line.devices import LlamaDevices
+
+_RESERVE = "--reserve-mib"
+
+
+@click.command("llama-server", cls=ShortFlagsCommand, context_settings={"ignore_unknown_options": True})
+@click.argument("line", metavar="[FLAGS OF LLAMA-SERVER]...", nargs=-1, type=click.UNPROCESSED)
+@click.option("--print", "only_prints", is_flag=True, help=(
+    "Print the `vram-llm serve` command that the line becomes, with a comment for each flag that is not "
+    "used, and end."
+))  # fmt: skip
+def command(line: tuple[str, ...], only_prints: bool) -> None:
+    """Serve a model by llama-server's own command line.
+
+    Flags and LLAMA_ARG_ variables mean what they mean for llama-server; a flag overrides its variable. Flags
+    on where weights are (-ngl, -ts, -ot, -dev, ...) are obeyed, and the plan decides the rest. A line on
+    stderr says what is ignored, and why.
+    """
+    from vram_llm.cli.llama_server_line.translation import translate
+    from vram_llm.errors import DoesNotFit
+
+    with ExitStack() as stack:
+        found = translate(line, os.environ, lambda: _devices(line))
+        arguments = found.arguments()
+        if found.template is not None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vram-llm-")))
+            arguments += ["--chat-template-file", _written(folder, found.template)]
+        if only_prints:
+            terminal.say(_shell_command(arguments, found.environment))
+            for note in (*found.notes(), *found.always):
+                terminal.say(f"# {note}")
+            return
+        for note in found.notes():
+            terminal.say(note, err=True)
+        os.environ.update(found.environment)
+        _pull(arguments)
+        try:
+            _serve(arguments)
+        except DoesNotFit as error:
+            if not found.places_weights or _RESERVE in arguments:
+                raise
+            terminal.say(
+                f"note: {str(error).partition(';')[0]}; the line itself places the weights, so nothing is "
+                "kept free, as in llama-server",
+                err=True,
+            )
+            _serve([*arguments, _RESERVE, "0"])
+
+
+def _serve(arguments: Sequence[str]) -> None:
+    from vram_llm.cli import serve
+
+    serve.command.main(list(arguments), prog_name="vram-llm serve", standalone_mode=False)
+
+
+def _pull(arguments: Sequence[str]) -> None:
+    """Download the models of a hub that the arguments name, as llama-server does."""
+    from vram_llm.cli.pull import pull_with_bar
+    from vram_llm.model.location import HUB
+    from vram_llm.workflows.model_names import resolve
+
+    for flag, name in pairwise(arguments):
+        if flag in ("--model", "--draft") and name.startswith(HUB) and not isinstance(resolve(name), Path):
+            pull_with_bar(name)
+
+
+def _devices(line: Sequence[str]) -> "LlamaDevices":
+    """llama.cpp's names of this machine's devices, and of those of the line's RPC workers."""
+    from vram_llm.cli.llama_server_line.devices import LlamaDevices
+    from vram_llm.cli.llama_server_line.read_line import read_line
+    from vram_llm.workflows import detection
+
+    workers = read_line(line, os.environ).last("--rpc")
+    endpoints = [] if workers is None else [part.strip() for part in str(workers.value).split(",")]
+    return LlamaDevices.of(detection.detect(rpc=endpoints).devices)
+
+
+def _written(folder: Path, template: str) -> str:
+    path = folder / "chat_template.jinja"
+    path.write_text(template, encoding="utf-8")
+    return str(path)
+
+
+def _shell_command(arguments: Sequence[str], environment: dict[str, str]) -> str:
+    words = ["vram-llm", "serve", *arguments]
+    return " ".join(
+        [*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), shlex.join(words)]
+    )

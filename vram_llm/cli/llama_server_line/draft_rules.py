@@ -1,0 +1,43 @@
+"""The draft model, and the kinds of drafts."""
+
+from collections.abc import Callable, Mapping
+
+import click
+
+from vram_llm.cli.llama_server_line.model_rules import repository
+from vram_llm.cli.llama_server_line.read_line import Given
+from vram_llm.cli.llama_server_line.translation import Translation
+
+_MTP, _SIMPLE, _NONE = "draft-mtp", "draft-simple", "none"
+
+
+def _draft(found: Translation, given: Given) -> None:
+    path, repo = found.line.last("-md"), found.line.last("-hfd")
+    if repo is not None:
+        if given.flag is repo.flag:
+            found.add("--draft", repository(str(repo.value), None if path is None else str(path.value)))
+    else:
+        found.add("--draft", str(given.value))
+
+
+def _spec_type(found: Translation, given: Given) -> None:
+    has_draft = found.line.last("-md") is not None or found.line.last("-hfd") is not None
+    for name in str(given.value).split(","):
+        if name == _MTP and not has_draft:
+            if "mtp" not in found.words:
+                found.add("--draft", "mtp")
+        elif name.startswith("ngram-"):
+            found.always.append(
+                f"always so: {given.name} {name}: drafts from the text itself are tried unasked"
+            )
+        elif name not in (_SIMPLE, _NONE, _MTP):
+            raise click.UsageError(
+                f"{given.name} {name}: drafts come from a smaller model, the model's own MTP head, or "
+                "the text itself"
+            )
+
+
+DRAFT_RULES: Mapping[str, Callable[[Translation, Given], None]] = {
+    "draft": _draft,
+    "spec_type": _spec_type,
+}

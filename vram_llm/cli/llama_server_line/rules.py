@@ -1,0 +1,126 @@
+"""Flags whose meaning depends on others, or on the devices."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+
+import click
+
+from vram_llm.cli.llama_server_line.draft_rules import DRAFT_RULES
+from vram_llm.cli.llama_server_line.model_rules import MODEL_RULES, finish_model
+from vram_llm.cli.llama_server_line.placement_rules import PLACEMENT_RULES, finish_placement
+from vram_llm.cli.llama_server_line.read_line import Given
+from vram_llm.cli.llama_server_line.translation import Translation
+
+_ANY_ORIGIN = "*"
+_MIB_UNIT = "MiB"
+_FLAG_OF = {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        "temperature", "top_k", "top_p", "min_p", "top_n_sigma", "typical_p", "xtc_probability",
+        "dry_multiplier", "repeat_penalty", "presence_penalty", "frequency_penalty",
+    )
+}  # fmt: skip
+"""The options of `serve` for fields of SamplingParams that switch a filter off."""
+
+
+def _host(found: Translation, given: Given) -> None:
+    hosts = [host.strip() for host in str(given.value).split(",")]
+    if sockets := [host for host in hosts if host.endswith(".sock")]:
+        raise click.UsageError(
+            f"{given.name} {sockets[0]}: the server listens on addresses, not on UNIX sockets"
+        )
+    found.add("--host", ",".join(hosts))
+
+
+def _alias(found: Translation, given: Given) -> None:
+    """llama-server keeps names sorted, and the first is the model's."""
+    if found.line.last("-a") is not given:
+        return
+    lists = (each.value for each in found.line.given if each.flag is given.flag)
+    names = sorted({name.strip() for names in lists for name in str(names).split(",") if name.strip()})
+    for place, name in enumerate(names):
+        found.add("--alias" if place else "--served-model-name", name)
+
+
+def _cache_ram(found: Translation, given: Given) -> None:
+    if given.value == "-1":
+        found.ignored.append(f"ignored: {given}: the host cache takes what the plan leaves free")
+    else:
+        found.add("--slots-ram", f"{given.value}{_MIB_UNIT}" if given.value != "0" else "0")
+
+
+def _chat_template(found: Translation, given: Given) -> None:
+    """The source of a template, or the name of one of llama.cpp's own."""
+    text = str(given.value)
+    if re.fullmatch(r"[a-z0-9][a-z0-9._-]*", text):
+        raise click.UsageError(f"{given}: name the template's file, --chat-template-file FILE.jinja")
+    found.template = text
+
+
+def _template_variables(found: Translation, given: Given) -> None:
+    try:
+        variables = json.loads(str(given.value))
+    except ValueError as error:
+        raise click.UsageError(f"{given.name}: {given.value!r} is not JSON ({error})") from None
+    if not isinstance(variables, dict):
+        raise click.UsageError(f"{given.name}: {given.value!r} is not a JSON object")
+    found.template_variables = {**variables, **found.template_variables}
+
+
+def _samplers(found: Translation, given: Given) -> None:
+    """Filters that are missing from the list are switched off, by their fields."""
+    from vram_llm.errors import RequestError
+    from vram_llm.server.samplers_field import sampler_settings
+
+    text = re.sub(r"\btemp\b", "temperature", str(given.value))
+    try:
+        off = sampler_settings(text)
+    except RequestError as error:
+        raise click.UsageError(f"{given.name}: {error}") from None
+    if "samplers" in off:
+        raise click.UsageError(
+            f"{given}: another order than llama-server's own: send samplers in each request"
+        )
+    for name, value in off.items():
+        found.add(_FLAG_OF[name], f"{value:g}")
+
+
+def _embeddings(found: Translation, given: Given) -> None:
+    if found.line.last("--pooling") is None:
+        found.always.append(f"always so: {given}: the model's file says how it pools")
+
+
+def _help(_found: Translation, _given: Given) -> None:
+    raise click.UsageError("--help stands alone: `vram-llm llama-server --help`")
+
+
+def _version(_found: Translation, _given: Given) -> None:
+    raise click.UsageError("`vram-llm --version` prints the version")
+
+
+RULES: Mapping[str, Callable[[Translation, Given], None]] = {
+    **MODEL_RULES,
+    **PLACEMENT_RULES,
+    **DRAFT_RULES,
+    "host": _host,
+    "alias": _alias,
+    "cache_ram": _cache_ram,
+    "chat_template": _chat_template,
+    "template_variables": _template_variables,
+    "samplers": _samplers,
+    "embeddings": _embeddings,
+    "help": _help,
+    "version": _version,
+}
+
+
+def finish(found: Translation) -> None:
+    """Add llama-server's own values for flags that are not given, where those of `serve` are others."""
+    line = found.line
+    finish_model(found)
+    finish_placement(found)
+    if line.last("--cors-origins") is None:
+        found.add("--cors-origin", _ANY_ORIGIN)
+    if line.last("--host") is not None and not any(map(line.last, ("--api-key", "--api-key-file"))):
+        found.add("--insecure")
