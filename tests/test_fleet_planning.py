@@ -19,7 +19,7 @@ from vram_llm.machine.types import Device, Host, Machine, Source
 from vram_llm.planner.fleet.fleet_json import fleet_from_json, fleet_to_json
 from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetSpec
 from vram_llm.planner.fleet.unloading import swap_table
-from vram_llm.planner.smaller_plan import Less
+from vram_llm.planner.smaller_plan import PlanReductions
 from vram_llm.planner.types import HOST, Serving, Workload
 from vram_llm.units import MIB
 from vram_llm.workflows.fleet_planning import FleetReplanner, plan_fleet
@@ -176,7 +176,7 @@ def test_an_engine_that_ran_out_of_memory_is_planned_smaller_beside_what_is_load
     way = plan["chat"].ways[0]
     (taken,) = way.devices
     replanner = FleetReplanner(lambda: plan, lambda _: machine)
-    less = Less(n_ctx=256, short=taken)
+    less = PlanReductions(n_ctx=256, short=taken)
     same = replanner.way("chat", way.plan, Room(left=plan.budgets, residents=()), less)
     assert same.plan.context.n_ctx == 256
     assert sum(same.uses.values()) < sum(way.uses.values())

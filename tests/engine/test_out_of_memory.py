@@ -25,7 +25,7 @@ from vram_llm.llama import rpc
 from vram_llm.machine import overhead_store
 from vram_llm.machine.types import Host, Machine
 from vram_llm.planner.make_plan import make_plan
-from vram_llm.planner.smaller_plan import Less, workload_with
+from vram_llm.planner.smaller_plan import PlanReductions, workload_with
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, Plan, Workload
 from vram_llm.units import GIB, MIB
@@ -88,7 +88,7 @@ def test_the_overhead_that_was_seen_is_kept(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(planning, "plan", planned)
     here = Machine(devices=(replace(CARDS[0], free_bytes=5 * GIB),), host=host)
     again = replanning.Replanner("m", lambda: overhead_store.with_overheads(here), Workload())
-    assert again(plan, Less(n_ctx=4096, short="GPU0")) is plan
+    assert again(plan, PlanReductions(n_ctx=4096, short="GPU0")) is plan
 
 
 # -- real engines -------------------------------------------------------------------------------
@@ -156,11 +156,11 @@ async def test_a_worker_without_room(tiny_model: Path, host: Host) -> None:
         devices = rpc.devices((endpoint,))
         wish = Workload(n_ctx=2**20, parallel=1, tensor_split=TensorSplit((1,)), reserve_bytes=0)
 
-        def plan_of(less: Less) -> Plan:
+        def plan_of(less: PlanReductions) -> Plan:
             machine = Machine(devices=devices, host=host)
             return make_plan(detection.analyze(str(tiny_model)), machine, workload_with(wish, less))
 
-        plan = plan_of(Less())
+        plan = plan_of(PlanReductions())
         use = plan.estimate.devices[0]
         assert use.context_bytes > 256 * MIB
         limit = psutil.Process(process.pid).memory_info().vms + 3 * use.context_bytes // 4
@@ -177,7 +177,7 @@ async def test_a_worker_without_room(tiny_model: Path, host: Host) -> None:
 async def test_more_is_kept_free_only_as_far_as_a_plan_fits() -> None:
     spares = []
 
-    def replan(plan: Plan, less: Less) -> Plan:
+    def replan(plan: Plan, less: PlanReductions) -> Plan:
         spares.append(less.spare_bytes // MIB)
         if less.spare_bytes > GIB:
             raise DoesNotFit("no room")

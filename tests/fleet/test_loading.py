@@ -17,7 +17,7 @@ from vram_llm.fleet import load_plans
 from vram_llm.fleet.load_plans import LoadPlans, Room
 from vram_llm.fleet.snapshots import ModelState
 from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetWay, PackedModel
-from vram_llm.planner.smaller_plan import Less
+from vram_llm.planner.smaller_plan import PlanReductions
 from vram_llm.planner.types import HOST, Plan
 
 RESIDENT, UNLOADED, QUEUED = ModelState.RESIDENT, ModelState.UNLOADED, ModelState.QUEUED
@@ -56,7 +56,7 @@ async def test_an_engine_that_is_planned_again_has_the_memory_that_others_leave(
         replan = fleet.replan_of("a")
         assert replan is not None
         replans.may_end.clear()
-        planning = asyncio.create_task(asyncio.to_thread(replan, engines.latest("a").plan, Less()))
+        planning = asyncio.create_task(asyncio.to_thread(replan, engines.latest("a").plan, PlanReductions()))
         await until(lambda: len(replans.rooms) == 1, "begun")
         b, c = (asyncio.create_task(leased(fleet, name)) for name in "bc")
         await asyncio.sleep(0.05)  # they must still wait: longer here would only make it surer
@@ -68,7 +68,7 @@ async def test_an_engine_that_is_planned_again_has_the_memory_that_others_leave(
         c.cancel()
         await asyncio.gather(c, return_exceptions=True)
         with pytest.raises(BadPlan, match="a has another plan by now"):
-            await soon(asyncio.to_thread(replan, engines.made[0].plan, Less()))
+            await soon(asyncio.to_thread(replan, engines.made[0].plan, PlanReductions()))
     assert replans.rooms[0].left == {HOST: 3}
 
 
@@ -84,7 +84,7 @@ async def test_a_plan_for_an_engine_that_has_ended_is_not_counted(
         replan = fleet.replan_of("a")
         assert replan is not None
         replans.may_end.clear()
-        planning = asyncio.create_task(asyncio.to_thread(replan, engines.latest("a").plan, Less()))
+        planning = asyncio.create_task(asyncio.to_thread(replan, engines.latest("a").plan, PlanReductions()))
         await until(lambda: len(replans.rooms) == 1, "begun")
         await soon(fleet.unload("a"))
         replans.may_end.set()
@@ -110,7 +110,7 @@ class Replans:
             else replace(self.packed, spec=FleetModelSpec(name=name, source=""))
         )
 
-    def way(self, name: str, plan: Plan, room: Room, less: Less) -> FleetWay:
+    def way(self, name: str, plan: Plan, room: Room, less: PlanReductions) -> FleetWay:
         self.rooms.append(room)
         assert self.may_end.wait(PATIENCE_S)
         return self.packed.ways[0]

@@ -5,7 +5,14 @@ from dataclasses import replace
 import pytest
 
 from tests.planner.saved import CONTEXT, local, saved_plan
-from vram_llm.planner.smaller_plan import Less, given_up, next_less, plan_with, with_less_room, workload_with
+from vram_llm.planner.smaller_plan import (
+    PlanReductions,
+    given_up,
+    next_less,
+    plan_with,
+    with_less_room,
+    workload_with,
+)
 from vram_llm.planner.types import HOST, Plan, Serving, Workload
 from vram_llm.units import GIB, MIB
 
@@ -13,9 +20,9 @@ CARD = local(0)
 PLAN = saved_plan([CARD], [8], context=replace(CONTEXT, n_ctx=8192, n_ubatch=512, parallel=4))
 
 
-def ladder(plan: Plan, short: str | None, *, can_move: bool) -> list[Less]:
+def ladder(plan: Plan, short: str | None, *, can_move: bool) -> list[PlanReductions]:
     """All that is given up, step by step, as context and micro-batch are those of each next plan."""
-    less, steps = Less(), []
+    less, steps = PlanReductions(), []
     while (after := next_less(plan, less, short, can_move=can_move)) is not None:
         less, plan = after, plan_with(plan, after)
         steps.append(less)
@@ -38,17 +45,17 @@ def test_context_then_micro_batch_then_room_on_the_devices() -> None:
 
 
 def test_the_steps_back_from_the_room_on_the_devices() -> None:
-    less, steps = Less(n_ctx=2048, spare_bytes=4096 * MIB), []
+    less, steps = PlanReductions(n_ctx=2048, spare_bytes=4096 * MIB), []
     while less.spare_bytes:
         less = with_less_room(less)
         steps.append(less.spare_bytes // MIB)
-    assert (steps, less) == ([2048, 1024, 512, 0], Less(n_ctx=2048))
+    assert (steps, less) == ([2048, 1024, 512, 0], PlanReductions(n_ctx=2048))
 
 
 def test_the_host_first_gives_up_idle_conversations_and_gets_no_layers() -> None:
     plan = replace(PLAN, serving=Serving(slots_ram_bytes=GIB))
     steps = ladder(plan, HOST, can_move=True)
-    assert steps[0] == Less(no_slots_ram=True, short=HOST)
+    assert steps[0] == PlanReductions(no_slots_ram=True, short=HOST)
     assert (steps[-1].n_ctx, steps[-1].n_ubatch, steps[-1].spare_bytes) == (2048, 128, 0)
 
 
@@ -61,16 +68,16 @@ def test_every_sequence_keeps_some_cells() -> None:
 
 @pytest.mark.parametrize("largest", [True, False])
 def test_the_workload_of_the_next_plan(largest: bool) -> None:
-    less = Less(n_ctx=4096, n_ubatch=256, spare_bytes=512 * MIB, no_slots_ram=True, short="GPU0")
+    less = PlanReductions(n_ctx=4096, n_ubatch=256, spare_bytes=512 * MIB, no_slots_ram=True, short="GPU0")
     workload = workload_with(Workload(largest_ctx=largest, reserve_bytes=GIB), less)
     assert (workload.n_ctx, workload.n_ubatch, workload.largest_ctx) == (4096, 256, False)
     assert (workload.reserve_bytes, workload.serving.slots_ram_bytes) == (GIB + 512 * MIB, 0)
-    assert workload_with(Workload(), Less()) == Workload()
+    assert workload_with(Workload(), PlanReductions()) == Workload()
 
 
 def test_what_was_given_up_in_words() -> None:
     before = replace(PLAN, serving=Serving(slots_ram_bytes=2 * GIB))
-    after = plan_with(before, Less(n_ctx=2048, n_ubatch=128, no_slots_ram=True))
+    after = plan_with(before, PlanReductions(n_ctx=2048, n_ubatch=128, no_slots_ram=True))
     assert given_up(before, after) == (
         "no host memory for idle conversations instead of 2.00 GiB",
         "2,048 tokens of context instead of 8,192",

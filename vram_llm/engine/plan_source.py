@@ -9,12 +9,12 @@ from vram_llm.engine.file_watch import watch_files
 from vram_llm.engine.out_of_memory import oom_kills, ran_out
 from vram_llm.errors import BadPlan, DoesNotFit, VramLLMError
 from vram_llm.model.file_identity import FileIdentity, change_of, now
-from vram_llm.planner.smaller_plan import Less, given_up, next_less, plan_with, with_less_room
+from vram_llm.planner.smaller_plan import PlanReductions, given_up, next_less, plan_with, with_less_room
 from vram_llm.planner.types import HOST, Plan
 
 log = logging.getLogger("vram_llm.engine")
 
-Replan = Callable[[Plan, Less], Plan]
+Replan = Callable[[Plan, PlanReductions], Plan]
 """Makes a plan in place of another one, for the machine as it is now."""
 
 
@@ -25,7 +25,7 @@ class PlanSource:
     plan: Plan
     replan: Replan | None = None
     _first: Plan | None = None  # before anything was given up
-    _less: Less = field(default_factory=Less)
+    _less: PlanReductions = field(default_factory=PlanReductions)
     _is_due: bool = False  # memory ran out: the next load gets a smaller plan
     _n_kills: int = 0
     _of_files: tuple[str, ...] = ()

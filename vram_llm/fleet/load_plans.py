@@ -7,7 +7,7 @@ from typing import Protocol
 
 from vram_llm.errors import DoesNotFit
 from vram_llm.planner.fleet.types import FleetWay, PackedModel
-from vram_llm.planner.smaller_plan import Less
+from vram_llm.planner.smaller_plan import PlanReductions
 from vram_llm.planner.types import HOST, Plan
 from vram_llm.units import format_bytes
 
@@ -32,7 +32,7 @@ class FleetReplan(Protocol):
     def __call__(self, name: str, room: Room) -> PackedModel:
         """A model in another place, because other programs have taken the memory of its own."""
 
-    def way(self, name: str, plan: Plan, room: Room, less: Less) -> FleetWay:
+    def way(self, name: str, plan: Plan, room: Room, less: PlanReductions) -> FleetWay:
         """A copy in place of `plan`, which gives up `less` after memory ran out, or whose file changed."""
 
 

@@ -22,7 +22,7 @@ from vram_llm.fleet.load_plans import LoadPlans, Room, places, refusal
 from vram_llm.fleet.residency import Phase
 from vram_llm.fleet.tenant import Tenant
 from vram_llm.planner.fleet.types import FleetWay
-from vram_llm.planner.smaller_plan import Less
+from vram_llm.planner.smaller_plan import PlanReductions
 from vram_llm.planner.types import HOST, Plan
 
 log = logging.getLogger("vram_llm.fleet")
@@ -100,12 +100,12 @@ class Loader:
             return None
         loop = asyncio.get_running_loop()
 
-        def replan(plan: Plan, less: Less) -> Plan:
+        def replan(plan: Plan, less: PlanReductions) -> Plan:
             return asyncio.run_coroutine_threadsafe(self._replanned(tenant, plan, less), loop).result()
 
         return replan
 
-    async def _replanned(self, tenant: Tenant, plan: Plan, less: Less) -> Plan:
+    async def _replanned(self, tenant: Tenant, plan: Plan, less: PlanReductions) -> Plan:
         """Another plan of an engine. Raises DoesNotFit; BadPlan if the model has other plans by now."""
         replan = self._load_plans.replan
         way, engine = next((way for way in tenant.ways if way.plan == plan), None), tenant.engine

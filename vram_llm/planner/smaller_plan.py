@@ -17,7 +17,7 @@ _CELLS = 256  # llama.cpp pads the context to a multiple of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Less:
+class PlanReductions:
     """The things that later plans give up. None, 0 and False: nothing."""
 
     n_ctx: int | None = None
@@ -28,8 +28,8 @@ class Less:
 
 
 def next_less(
-    plan: Plan, less: Less, short: str | None, *, can_move: bool, had_loaded: bool = True
-) -> Less | None:
+    plan: Plan, less: PlanReductions, short: str | None, *, can_move: bool, had_loaded: bool = True
+) -> PlanReductions | None:
     """The next thing to give up after `plan`, made with `less`, ran out on `short`; None if nothing is left.
 
     `can_move`: another placement can be planned. `had_loaded`: there may be states of idle conversations.
@@ -47,13 +47,13 @@ def next_less(
     return None
 
 
-def with_less_room(less: Less) -> Less:
+def with_less_room(less: PlanReductions) -> PlanReductions:
     """The step before in what is kept free on the devices; 0 bytes before the first."""
     n_bytes = less.spare_bytes // 2
     return replace(less, spare_bytes=n_bytes if n_bytes >= FIRST_SPARE_BYTES else 0)
 
 
-def workload_with(workload: Workload, less: Less) -> Workload:
+def workload_with(workload: Workload, less: PlanReductions) -> Workload:
     """The workload for a plan that gives up `less`."""
     serving = replace(workload.serving, slots_ram_bytes=0) if less.no_slots_ram else workload.serving
     if less.n_ctx is not None:
@@ -63,7 +63,7 @@ def workload_with(workload: Workload, less: Less) -> Workload:
     return replace(workload, serving=serving, reserve_bytes=workload.reserve_bytes + less.spare_bytes)
 
 
-def plan_with(plan: Plan, less: Less) -> Plan:
+def plan_with(plan: Plan, less: PlanReductions) -> Plan:
     """A given plan with less context and micro-batch; its estimate stays, as an upper bound."""
     context: Context = plan.context
     serving = replace(plan.serving, slots_ram_bytes=0) if less.no_slots_ram else plan.serving

@@ -47,7 +47,7 @@ first device that is no RPC worker, once for each micro-batch, and that device c
 Norms of heads in whole layers on the host have a row for each head, so they go to that device in decode steps
 too, if they have 32 rows; each costs the overhead of a split on either side.
 
-Without KV offload, layers on devices wait for the cache and states on the host (planner/host_cache.py).
+Without KV offload, layers on devices wait for the cache and states on the host (planner/host_cache_cost.py).
 
 With pipeline copies the devices work on different micro-batches of a batch at the same time: k micro-batches
 take the sum of the stages and k - 1 times the slowest stage; without, k times the sum. The first token comes
@@ -68,7 +68,7 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.model.tensors import Role, Tensor
 from vram_llm.planner.attention_size import attention_flops, cache_bytes
-from vram_llm.planner.host_cache import HostCache
+from vram_llm.planner.host_cache_cost import HostCacheCost
 from vram_llm.planner.layer_times import (
     PlaceTimes,
     Weights,
@@ -119,7 +119,7 @@ class Predictor:
         self.objective_streams = workload.expect_streams
         self._weights, self._parts = kernels_of(profile.layers)
         self._output = weights_of(output_tensors(profile))
-        self._host_cache = HostCache(profile, context, machine)
+        self._host_cache = HostCacheCost(profile, context, machine)
         self._quantized = any(KV_TYPES[name].is_quantized for name in (context.kv_type_k, context.kv_type_v))
         self._decode_costs: dict[tuple[str, int], RunCosts] = {}
         self._stage_layers: dict[tuple[str, int, str | None], list[float]] = {}

@@ -14,7 +14,7 @@ ExpectedWait = Callable[[int], float]  # seconds until that many of the key's se
 
 
 @dataclass(slots=True)
-class Allowance:
+class TokenBucket:
     """`per_minute` units, which come back evenly. A whole minute's may be spent at once."""
 
     per_minute: int
@@ -42,8 +42,8 @@ class KeyUsage:
     clock: Clock = time.monotonic
     n_requests: int = 0  # in flight
     n_sequences: int = 0
-    _requests: Allowance | None = field(init=False, default=None)
-    _tokens: Allowance | None = field(init=False, default=None)
+    _requests: TokenBucket | None = field(init=False, default=None)
+    _tokens: TokenBucket | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.change(self.limits)
@@ -102,8 +102,8 @@ class KeyUsage:
         if self._tokens is not None:
             self._tokens.spend(n_tokens, self.clock())
 
-    def _full(self, per_minute: int | None) -> Allowance | None:
-        return None if per_minute is None else Allowance(per_minute, per_minute, self.clock())
+    def _full(self, per_minute: int | None) -> TokenBucket | None:
+        return None if per_minute is None else TokenBucket(per_minute, per_minute, self.clock())
 
 
 def _refusal(reason: str, retry_after_s: float) -> RateLimited:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         FleetWay,
         PackedModel,
     )
-    from vram_llm.planner.smaller_plan import Less
+    from vram_llm.planner.smaller_plan import PlanReductions
     from vram_llm.planner.types import Plan
 
 
@@ -111,7 +111,7 @@ class FleetReplanner:
             ways.append(way)
         return PackedModel(spec=spec, ways=tuple(ways), why="in the memory that other programs leave now")
 
-    def way(self, name: str, plan: "Plan", room: "Room", less: "Less") -> "FleetWay":
+    def way(self, name: str, plan: "Plan", room: "Room", less: "PlanReductions") -> "FleetWay":
         """A copy in place of `plan`, which gives up `less`. Its context is no longer than that of `plan`.
 
         Raises DoesNotFit by how much, and the other errors of `planning.plan`.

@@ -215,7 +215,7 @@ def _plan(
 ) -> "Plan":
     """The plan by the dry run; if `dry` is None, by the analytic meter."""
     from vram_llm.planner.companions import counting, place_companions
-    from vram_llm.planner.make_disk_plan import plan_with_disk
+    from vram_llm.planner.plan_model import plan_model
     from vram_llm.planner.search.idle_devices import idle_without_companions
 
     reserve = workload.reserve_bytes
@@ -234,9 +234,7 @@ def _plan(
             meter = dry.meter(files.model, context, rig.devices, rig.host, reserve, adapters=adapters)
             return counting(meter, files.profile, rig)
 
-        return plan_with_disk(
-            files.profile, rig, workload, exact if dry else None, companions, compares=compares
-        )
+        return plan_model(files.profile, rig, workload, exact if dry else None, companions, compares=compares)
 
     plan, allowed = planned(None), {device.id for device in machine.devices}
     while misplaced := {

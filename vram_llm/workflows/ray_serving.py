@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vram_llm.fleet.snapshots import FleetModel
     from vram_llm.machine.types import Device, Machine
     from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetSpec
-    from vram_llm.planner.smaller_plan import Less
+    from vram_llm.planner.smaller_plan import PlanReductions
     from vram_llm.planner.types import Plan
     from vram_llm.server.config import ServerConfig
     from vram_llm.server.fleet.reloading import ReadSettings
@@ -31,7 +31,7 @@ RAY_PORT = 6379  # Ray's own
 STORE_BYTES = 100 * MIB  # for Ray's objects, of which there are next to none
 
 
-def plan_on_node(spec: "FleetModelSpec", less: "Less") -> "Plan":
+def plan_on_node(spec: "FleetModelSpec", less: "PlanReductions") -> "Plan":
     """The plan of a model for the devices of this computer, as Ray's nodes call it.
 
     `spec.devices` are ids, numbers, or parts of names. Raises the errors of `planning.plan`.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vram_llm.planner.smaller_plan import Less, workload_with
+from vram_llm.planner.smaller_plan import PlanReductions, workload_with
 from vram_llm.units import GIB
 from vram_llm.workflows import planning
 
@@ -24,7 +24,7 @@ class Replanner:
     machine: "Callable[[], Machine]"
     workload: "Workload"
 
-    def __call__(self, plan: "Plan", less: Less) -> "Plan":
+    def __call__(self, plan: "Plan", less: PlanReductions) -> "Plan":
         """The plan in place of `plan`, which gives up `less`. Raises the errors of `planning.plan`."""
         machine = self.machine()
         if less.short is not None and store_overhead(plan, machine, less.short):

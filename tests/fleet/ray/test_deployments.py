@@ -21,7 +21,7 @@ from vram_llm.fleet.ray.remote_engine import RemoteEngine
 from vram_llm.fleet.ray.replica import ReplicaOrder
 from vram_llm.fleet.replicas import ReplicaSet
 from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetSpec
-from vram_llm.planner.smaller_plan import Less
+from vram_llm.planner.smaller_plan import PlanReductions
 from vram_llm.planner.types import Plan
 
 SPEC = FleetModelSpec(name="m", source="m.gguf")
@@ -55,7 +55,7 @@ class NotedServe:
 APP = "vram-llm-{token}-m"
 
 
-def plan_here(spec: FleetModelSpec, less: Less) -> Plan:
+def plan_here(spec: FleetModelSpec, less: PlanReductions) -> Plan:
     raise NotImplementedError  # nothing here plans
 
 

@@ -14,10 +14,10 @@ from vram_llm.engine.model_info import EngineState
 from vram_llm.errors import EngineDied, VramLLMError
 from vram_llm.fleet.ray.relay import EngineRelay
 from vram_llm.planner.fleet.types import FleetModelSpec
-from vram_llm.planner.smaller_plan import Less
+from vram_llm.planner.smaller_plan import PlanReductions
 from vram_llm.planner.types import Plan
 
-PlanHere = Callable[[FleetModelSpec, Less], Plan]
+PlanHere = Callable[[FleetModelSpec, PlanReductions], Plan]
 """Plans a model for the devices of the node on which it is called, as they are now.
 
 Ray sends it by its name, so it is a function of a module. Raises the errors of `workflows.planning.plan`.
@@ -45,7 +45,7 @@ def plan_models(plan_here: PlanHere, specs: Sequence[FleetModelSpec]) -> list[Pl
     answers: list[Plan | str] = []
     for spec in specs:
         try:
-            answers.append(plan_here(spec, Less()))
+            answers.append(plan_here(spec, PlanReductions()))
         except VramLLMError as error:
             answers.append(str(error))
     return answers
@@ -68,7 +68,7 @@ class ModelReplica:
         self._order = order
         self._relay: EngineRelay | None = None
         async with _alone_on_node():
-            plan = await asyncio.to_thread(order.plan_here, order.spec, Less())
+            plan = await asyncio.to_thread(order.plan_here, order.spec, PlanReductions())
             self._relay = relay = EngineRelay(
                 plan, order.spec.name, order.address, token=order.token, node=node_name(),
                 watchdog_s=order.watchdog_s, replan=lambda _, less: order.plan_here(order.spec, less),

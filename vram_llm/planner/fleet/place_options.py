@@ -18,9 +18,9 @@ from vram_llm.planner.context import resolve_context
 from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.fleet.load_time import load_time
 from vram_llm.planner.fleet.room import budgets_of, machine_within, uses_of
-from vram_llm.planner.make_disk_plan import plan_with_disk
 from vram_llm.planner.memory.analytic_meter import AnalyticMeter, is_pipelined, on_devices
 from vram_llm.planner.overhead import overhead_bytes
+from vram_llm.planner.plan_model import plan_model
 from vram_llm.planner.search.candidate import Candidate, analytic
 from vram_llm.planner.search.min_memory_cut import LayerCuts, Run
 from vram_llm.planner.search.whole_layers import WholeLayerSearch
@@ -185,7 +185,7 @@ class PlaceFinder:
     def _last_resort(self, machine: Machine) -> PlaceOption:
         """The plan for a machine, with layers or experts on the host if need be. Raises DoesNotFit."""
         companions, counted = place_companions(machine, self._companions, self._workload.reserve_bytes)
-        plan = plan_with_disk(self._profile, counted, self._workload, None, companions, compares=False)
+        plan = plan_model(self._profile, counted, self._workload, None, companions, compares=False)
         assert plan.speed is not None
         return self._with_figures(counted, plan.estimate, plan.speed, plan.context)
 

@@ -27,7 +27,7 @@ FLAG = "--from-disk"
 _Placed = TypeVar("_Placed", Candidate, Alternative, Plan)
 
 
-def plan_with_disk(
+def plan_model(
     profile: ModelProfile,
     machine: Machine,
     workload: Workload,

@@ -10,7 +10,7 @@ from tests.planner.cases import machine, profile_of, speed
 from vram_llm.errors import BadPlan, DoesNotFit
 from vram_llm.machine.types import Fact, Machine, Source
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.make_disk_plan import plan_with_disk
+from vram_llm.planner.plan_model import plan_model
 from vram_llm.planner.types import DISK, Serving, Workload
 from vram_llm.units import GIB, MIB
 
@@ -41,7 +41,7 @@ def too_small(model: ModelProfile) -> float:
 
 def test_a_model_that_fits_is_planned_as_without_the_flag(model: ModelProfile) -> None:
     roomy = rig(host_gib=model.total_bytes * 2 / GIB)
-    told, plain = (plan_with_disk(model, roomy, wish) for wish in (TOLD, WISH))
+    told, plain = (plan_model(model, roomy, wish) for wish in (TOLD, WISH))
     assert told == plain
     assert told.disk_reads is None
     assert told.context.resident_bytes is None
@@ -50,8 +50,8 @@ def test_a_model_that_fits_is_planned_as_without_the_flag(model: ModelProfile) -
 def test_without_the_flag_a_refusal_names_it_and_the_speed(model: ModelProfile) -> None:
     small = rig(host_gib=too_small(model))
     with pytest.raises(DoesNotFit) as refused:
-        plan_with_disk(model, small, WISH)
-    told = plan_with_disk(model, small, TOLD)
+        plan_model(model, small, WISH)
+    told = plan_model(model, small, TOLD)
     assert told.speed is not None
     way = refused.value.ways[-1]
     assert way.flags == ("--from-disk",)
@@ -63,7 +63,7 @@ def test_without_the_flag_a_refusal_names_it_and_the_speed(model: ModelProfile) 
 
 def test_memory_is_full_and_no_fuller(model: ModelProfile) -> None:
     small = rig(host_gib=too_small(model))
-    plan = plan_with_disk(model, small, TOLD)
+    plan = plan_model(model, small, TOLD)
     host, reads = plan.estimate.host, plan.disk_reads
     assert reads is not None
     assert plan.fits
@@ -83,15 +83,15 @@ def test_memory_is_full_and_no_fuller(model: ModelProfile) -> None:
 
 def test_memory_for_offloaded_states_is_left(model: ModelProfile) -> None:
     small = rig(host_gib=too_small(model))
-    plain = plan_with_disk(model, small, TOLD)
+    plain = plan_model(model, small, TOLD)
     serving = Serving(slots_ram_bytes=512 * MIB)
-    with_slots = plan_with_disk(model, small, dataclasses.replace(TOLD, serving=serving))
+    with_slots = plan_model(model, small, dataclasses.replace(TOLD, serving=serving))
     assert plain.context.resident_bytes is not None
     assert with_slots.context.resident_bytes == plain.context.resident_bytes - 512 * MIB
 
 
 def test_cards_are_filled_first(model: ModelProfile) -> None:
-    plan = plan_with_disk(model, rig(4, host_gib=3), TOLD)
+    plan = plan_model(model, rig(4, host_gib=3), TOLD)
     (card,) = plan.estimate.devices
     assert card.total_bytes > 0.9 * card.budget_bytes
     assert plan.context.use_mmap
@@ -102,7 +102,7 @@ def test_cards_are_filled_first(model: ModelProfile) -> None:
 def test_more_memory_means_fewer_reads(model: ModelProfile) -> None:
     reads = []
     for more in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
-        plan = plan_with_disk(model, rig(host_gib=model.total_bytes * more / GIB), TOLD)
+        plan = plan_model(model, rig(host_gib=model.total_bytes * more / GIB), TOLD)
         assert plan.disk_reads is not None
         reads.append(plan.disk_reads.token_bytes)
     assert reads == sorted(reads, reverse=True)
@@ -111,7 +111,7 @@ def test_more_memory_means_fewer_reads(model: ModelProfile) -> None:
 
 def test_a_limit_of_locked_memory_is_named_with_its_remedy(model: ModelProfile) -> None:
     free, limited = (
-        plan_with_disk(model, rig(host_gib=too_small(model), lockable_bytes=limit), TOLD)
+        plan_model(model, rig(host_gib=too_small(model), lockable_bytes=limit), TOLD)
         for limit in (None, 8 * MIB)
     )
     note = next(note for note in limited.notes if "RLIMIT_MEMLOCK" in note)
@@ -122,7 +122,7 @@ def test_a_limit_of_locked_memory_is_named_with_its_remedy(model: ModelProfile) 
 
 
 def test_an_assumed_disk_is_said_to_be(model: ModelProfile) -> None:
-    plan = plan_with_disk(model, rig(host_gib=too_small(model), disk_gb_s=None), TOLD)
+    plan = plan_model(model, rig(host_gib=too_small(model), disk_gb_s=None), TOLD)
     assert any("the disk's speed is assumed (0.5 GB/s" in note for note in plan.notes)
 
 
@@ -131,36 +131,36 @@ def test_a_disk_that_is_too_slow_is_refused(model: ModelProfile) -> None:
     with pytest.raises(
         DoesNotFit, match=r"the disk is too slow: .* GB/s would do, or [\d.]+ GiB more memory"
     ):
-        plan_with_disk(model, crawling, TOLD)
+        plan_model(model, crawling, TOLD)
     with pytest.raises(DoesNotFit) as refused:
-        plan_with_disk(model, crawling, WISH)
+        plan_model(model, crawling, WISH)
     assert "--from-disk" not in str(refused.value)
 
 
 def test_a_host_that_is_too_small_is_refused_by_how_much(model: ModelProfile) -> None:
     with pytest.raises(DoesNotFit, match=r"even from the disk: .* is [\d.]+ [MG]iB short .*lower --n-ctx"):
-        plan_with_disk(model, rig(host_gib=1), TOLD)
+        plan_model(model, rig(host_gib=1), TOLD)
 
 
 def test_a_file_that_cannot_be_mapped_is_refused(model: ModelProfile) -> None:
     small = rig(host_gib=too_small(model))
     with pytest.raises(BadPlan, match="--no-mmap"):
-        plan_with_disk(model, small, dataclasses.replace(TOLD, use_mmap=False))
+        plan_model(model, small, dataclasses.replace(TOLD, use_mmap=False))
     odd = dataclasses.replace(model, can_map=False)
     with pytest.raises(BadPlan, match="cannot map"):
-        plan_with_disk(odd, small, TOLD)
+        plan_model(odd, small, TOLD)
     with pytest.raises(DoesNotFit) as refused:
-        plan_with_disk(odd, small, WISH)
+        plan_model(odd, small, WISH)
     assert "--from-disk" not in str(refused.value)
 
 
 def test_an_open_context_is_the_default_one(model: ModelProfile) -> None:
-    plan = plan_with_disk(model, rig(host_gib=too_small(model)), dataclasses.replace(TOLD, n_ctx=None))
+    plan = plan_model(model, rig(host_gib=too_small(model)), dataclasses.replace(TOLD, n_ctx=None))
     assert plan.context.n_ctx == Workload.DEFAULT_N_CTX
 
 
 def test_what_else_could_be_done_is_counted_with_the_disk_too(model: ModelProfile) -> None:
-    plan = plan_with_disk(model, rig(4, host_gib=3), TOLD)
+    plan = plan_model(model, rig(4, host_gib=3), TOLD)
     assert plan.alternatives
     for other in plan.alternatives:
         assert other.context.resident_bytes is not None

@@ -16,7 +16,7 @@ from vram_llm.planner.memory.flash_attention import uses_flash_attention
 from vram_llm.planner.types import Context
 
 
-class HostCache:
+class HostCacheCost:
     """Added seconds of layers on devices; `machine` has assumed speeds where they are unknown."""
 
     def __init__(self, profile: ModelProfile, context: Context, machine: Machine) -> None:
