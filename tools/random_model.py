@@ -3,7 +3,7 @@
 They load, decode and split like published models; their answers are noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gguf
@@ -29,11 +29,14 @@ def write_llama(
     faint_from: int | None = None,
     faintness: float = 0.05,
     chat_template: str | None = None,
+    more: Callable[[gguf.GGUFWriter], None] = lambda _: None,
 ) -> Path:
     """A llama with `len(n_ff)` layers and a byte vocabulary; a deci if layers differ in width.
 
     The contribution of layers from `faint_from` on is scaled by `faintness`, so that a shorter model of the
     same seed, which has only the first layers, often gives the same tokens.
+
+    `more` adds metadata.
 
     `n_vocab` is at least 259: unknown, begin, end and the 256 bytes; the rest are words.
     """
@@ -44,6 +47,7 @@ def write_llama(
     _add_shape(writer, n_embd, n_ff, n_head, n_head_kv, n_vocab, n_ctx_train)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
+    more(writer)
 
     def add(name: str, *shape: int, scale: float = 1.0) -> None:
         weights = random.standard_normal(shape, dtype=np.float32) / np.sqrt(shape[-1]).astype(np.float32)

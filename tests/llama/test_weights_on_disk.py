@@ -22,7 +22,8 @@ from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.read_ahead import DiskPart, ReadAhead
 from vram_llm.machine.host import lockable_bytes
 from vram_llm.machine.types import Fact, Source
-from vram_llm.planner.types import DiskReads, Plan
+from vram_llm.planner.disk_reads import DiskReads
+from vram_llm.planner.types import Plan
 from vram_llm.units import KIB, MIB
 from vram_llm.workflows import detection
 

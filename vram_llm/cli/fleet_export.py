@@ -7,9 +7,9 @@ from pathlib import Path
 
 from vram_llm.model.location import is_remote
 from vram_llm.planner.export.exported_fleet import ExportedFleet, ExportedModel
-from vram_llm.planner.export.llama_server import Setting
 from vram_llm.planner.export.llama_server_presets import presets
 from vram_llm.planner.export.llama_swap import llama_swap_config
+from vram_llm.planner.export.setting import Setting
 from vram_llm.planner.fleet.types import FleetPlan, PackedModel
 from vram_llm.planner.types import Plan
 from vram_llm.server.config import ReasoningMode, ServerConfig

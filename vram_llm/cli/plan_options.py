@@ -92,9 +92,16 @@ def _workload(values: dict[PlanOption, Any]) -> Workload:
     elif workload.get("n_ctx") == AUTO:
         del workload["n_ctx"]
     workload["overrides"] = dictated_overrides(click.get_current_context())
+    if _n_given(values, "rope.freq_scale") > 1:
+        raise click.UsageError("--rope-scale and --rope-freq-scale set the same: give one of them")
     for section, given in sections.items():
         workload[section] = replace(getattr(Workload(), section), **given)
     return Workload(**workload)
+
+
+def _n_given(values: dict[PlanOption, Any], field: str) -> int:
+    """How many of the options that set `field` are given."""
+    return sum(value is not None for option, value in values.items() if option.fields == (field,))
 
 
 def saved_plan(path: str, options: PlanOptions) -> "Plan":

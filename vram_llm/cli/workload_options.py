@@ -16,6 +16,7 @@ from vram_llm.cli.option_types import (
 )
 from vram_llm.cli.override_options import OverrideListType
 from vram_llm.cli.plan_option import PlanOption, choice_of
+from vram_llm.cli.rope_options import ROPE_OPTIONS
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.tensor_split import SplitChoice
@@ -59,6 +60,7 @@ WORKLOAD_OPTIONS = (
     )),
     PlanOption(flags="--swa-full/--no-swa-full", fields=("swa_full",), is_flag=True,
                help="Keep the whole context, not only the window, in layers with a sliding window."),
+    *ROPE_OPTIONS,
     PlanOption(flags="--flash-attn -fa", fields=("flash_attn",), type=SwitchType([*map(str, FlashAttention)]),
                without_value="on", from_field=str, to_field=FlashAttention, help=(
         "Flash attention. auto: on if every device has a kernel for the model. off: needs more memory for "

@@ -9,6 +9,7 @@ from vram_llm.llama.bindings import C
 from vram_llm.model.pooling import NUMBERS
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.context import NO_TENSOR
+from vram_llm.planner.rope import Rope, RopeScaling
 from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import HOST, Context, FlashAttention, Placement
 
@@ -16,6 +17,11 @@ FLASH_ATTENTION = {
     FlashAttention.AUTO: C.LLAMA_FLASH_ATTN_TYPE_AUTO,
     FlashAttention.ON: C.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     FlashAttention.OFF: C.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+ROPE_SCALING = {
+    RopeScaling.NONE: C.LLAMA_ROPE_SCALING_TYPE_NONE,
+    RopeScaling.LINEAR: C.LLAMA_ROPE_SCALING_TYPE_LINEAR,
+    RopeScaling.YARN: C.LLAMA_ROPE_SCALING_TYPE_YARN,
 }
 LOAD_AUTO, LOAD_WITHOUT_MMAP = -1, 0  # llama_load_mode of llama.h
 
@@ -90,8 +96,17 @@ def context_params(context: Context) -> Any:
     params.kv_unified = context.kv_unified
     params.swa_full = context.swa_full
     params.op_offload, params.offload_kqv = context.op_offload, context.kv_offload
+    _put_rope(params, context.rope)
     params.n_rs_seq = context.n_mtp  # states to go back to; llama.cpp keeps none of plain attention
     params.no_perf = True
     if context.pooling is not None:
         params.embeddings, params.pooling_type = True, NUMBERS[context.pooling]
     return params
+
+
+def _put_rope(params: Any, rope: Rope) -> None:
+    """Set the fields of `rope` that are given; the others are the model file's."""
+    if rope.scaling is not None:
+        params.rope_scaling_type = ROPE_SCALING[rope.scaling]
+    for name, value in rope.numbers.items():
+        setattr(params, name, value)

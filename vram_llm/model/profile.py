@@ -22,6 +22,7 @@ from vram_llm.model.layer_memory import (
 )
 from vram_llm.model.pooling import Pooling, read_pooling
 from vram_llm.model.quants import quantization_name, row_bytes
+from vram_llm.model.rope_facts import UNSCALED, RopeFacts, read_rope
 from vram_llm.model.tensors import (
     LayerPart,
     Place,
@@ -82,6 +83,7 @@ class ModelProfile:
     active_bytes_per_token: int
     shards: tuple[Shard, ...]
     can_map: bool = True  # false where llama.cpp aborts if weights on the host are mapped from the file
+    rope: RopeFacts = UNSCALED
     adapters: tuple[Adapter, ...] = ()  # LoRA adapters that the model runs with
 
     @property
@@ -127,10 +129,9 @@ def profile(header: Header) -> ModelProfile:
     token_embd = next((t for t in outside[Place.INPUT] if t.role is Role.TOKEN_EMBD), None)
     output = next((t for t in outside[Place.OUTPUT] if t.role is Role.OUTPUT), None)
     tied = output is None and token_embd is not None and keys.arch not in rules.NEVER_TIED
-    title = header.metadata.get("general.name")
     return ModelProfile(
         architecture=keys.arch,
-        name=printable(title) if isinstance(title, str) and title else header.path.stem,
+        name=_name(header),
         quantization=_quantization(header),
         parameters=sum(tensor.n_elements for tensor in header.tensors),
         n_layers=n_layers,
@@ -166,7 +167,14 @@ def profile(header: Header) -> ModelProfile:
         active_bytes_per_token=_active_bytes(layers, outside, tied),
         shards=header.shards,
         can_map=_can_map(header),
+        rope=read_rope(keys),
     )
+
+
+def _name(header: Header) -> str:
+    """The model's own name, else its file's."""
+    title = header.metadata.get("general.name")
+    return printable(title) if isinstance(title, str) and title else header.path.stem
 
 
 def _experts(header: Header, keys: ArchKeys, n_layers: int) -> tuple[int, tuple[int, ...]]:

@@ -93,6 +93,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         n_outputs_max=workload.n_outputs_max or max(least_rows, LEAST_OUTPUTS),
         flash_attn=workload.flash_attn,
         swa_full=workload.swa_full,
+        rope=workload.rope,
         kv_unified=workload.kv_unified,
         pooling=pooling,
         backend_sampling=pooling is None and _samples_on_device(machine, workload),

@@ -9,6 +9,7 @@ from vram_llm.model.tensors import LayerPart
 from vram_llm.planner import explain
 from vram_llm.planner.companions import adapters
 from vram_llm.planner.context import wants_auto_context, wants_largest_context
+from vram_llm.planner.context_price import ContextPrice
 from vram_llm.planner.llama_split import split_of
 from vram_llm.planner.override_check import checked_overrides
 from vram_llm.planner.search.alternatives import (
@@ -32,7 +33,6 @@ from vram_llm.planner.types import (
     PLAN_VERSION,
     Alternative,
     Companion,
-    ContextPrice,
     MeterFor,
     Plan,
     PlannedDevice,

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vram_llm.machine.types import Device, Fact, Host, Source
+from vram_llm.machine.types import Device, Host, Source
 from vram_llm.model.file_identity import FileIdentity
 from vram_llm.model.pooling import Pooling
+from vram_llm.planner.context_price import ContextPrice
+from vram_llm.planner.disk_reads import DiskReads
 from vram_llm.planner.estimates import Estimate, MemoryUse
 from vram_llm.planner.overrides import Override
+from vram_llm.planner.rope import AS_IN_FILE, Rope
 from vram_llm.planner.speed_range import SpeedRange
 from vram_llm.planner.tensor_split import SplitChoice, SplitMode, TensorSplit
 from vram_llm.units import MIB
@@ -84,6 +87,7 @@ class Workload:
     n_outputs_max: int | None = None  # most rows of logits per step; None: one per sequence, at least 8
     flash_attn: FlashAttention = FlashAttention.AUTO
     swa_full: bool = False
+    rope: Rope = AS_IN_FILE
     kv_unified: bool = True
     reserve_bytes: int = 1024 * MIB  # kept free on every device and on the host
     n_gpu_layers: int | None = None  # counted as in llama.cpp: the output is one layer
@@ -136,6 +140,7 @@ class Context:
     n_outputs_max: int | None = None  # most rows of logits per micro-batch; None: one per sequence
     flash_attn: FlashAttention = FlashAttention.AUTO
     swa_full: bool = False  # layers with a sliding window keep the whole context
+    rope: Rope = AS_IN_FILE
     kv_unified: bool = True  # one cache for all sequences; else each has its own
     pooling: Pooling | None = None  # pooling of embeddings; None: the model generates text
     backend_sampling: bool = False  # the output's device samples tokens, for requests that allow it
@@ -285,37 +290,6 @@ class Companion:
     context: Context | None = None  # of a draft model
     n_layers: int | None = None  # of a draft model
     files: tuple[FileIdentity, ...] = ()  # empty in plans of older versions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContextPrice:
-    """Another context than the plan's, and its cost against the plan at the same depth."""
-
-    n_ctx: int
-    kv_type: str | None = None  # of K and V; None: as planned
-    cpu_layers: int = 0  # layers on the host with this context
-    cpu_parts: int = 0  # layers on devices of which the host has experts or feed-forward weights
-    cost: float  # share of the plan's tokens per second; below 0: it is faster
-    tokens_per_s: float  # of one stream, predicted
-    is_longest: bool = False  # a longer context needs more layers on the host
-    method: str = "analytic"  # the meter by which it fits
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiskReads:
-    """Bytes that a plan reads from the model's file for each token of one stream, and what spares more."""
-
-    dense_bytes: int  # of weights that every token is multiplied with
-    expert_bytes: int  # of routed experts, as many as a token is expected to use
-    cyclic_bytes: int  # for each token if no weights stayed in memory
-    resident_bytes: int  # of weights that stay in memory
-    window_bytes: int  # of memory, for weights that are read
-    bytes_per_s: Fact
-
-    @property
-    def token_bytes(self) -> int:
-        """Bytes for each token."""
-        return self.dense_bytes + self.expert_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from vram_llm.errors import BadPlan, EngineDied, NotBuilt
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.profile import profile
+from vram_llm.planner.rope import with_rope
 from vram_llm.workflows import planning
 from vram_llm.workflows.argument_types import check_field_types, check_type
 from vram_llm.workflows.model_names import resolve
@@ -39,7 +40,7 @@ def memory_floor(
     if workload.loras or workload.mmproj or workload.draft:
         raise BadPlan("the memory floor is of the model alone: leave adapters, projector and draft model out")
     header = read_header(resolve(model))
-    own = profile(header)
+    own = with_rope(profile(header), workload.rope)
     with nullcontext(dry) if dry is not None else planning.dry_run() as asked:
 
         def exact(context: "Context") -> "Meter":

@@ -32,6 +32,7 @@ from vram_llm.planner.mtp import (
     head_costs_room,
     mtp_refusal,
 )
+from vram_llm.planner.rope import with_rope
 from vram_llm.planner.types import HOST, CompanionKind
 from vram_llm.units import format_bytes
 from vram_llm.workflows.argument_types import check_field_types, check_type
@@ -162,7 +163,7 @@ class PlannedFiles:
             raise BadPlan("--draft auto is for a single model; name a draft model, or mtp for its own head")
         header = read_header(resolve(model))
         loras = tuple(read_header(lora.path) for lora in workload.loras)
-        own = with_adapters(profile(header), loras)
+        own = with_rope(with_adapters(profile(header), loras), workload.rope)
         nearby = nearby_files(header, own, workload)
         draft = None if workload.draft in (None, MTP) else read_header(resolve(workload.draft))
         if draft is not None and (reason := head_refusal(draft)) is not None:

@@ -16,6 +16,7 @@ from vram_llm.model.known_arrays import KnownArrays
 from vram_llm.model.location import RemoteFile
 from vram_llm.model.profile import ModelProfile, profile
 from vram_llm.planner.best_quantization import Quantization, best_quantization, bits_per_weight
+from vram_llm.planner.rope import with_rope
 from vram_llm.workflows.argument_types import check_field_types, check_type
 from vram_llm.workflows.model_files import ModelFile, ModelFiles, files_of, without_tag
 from vram_llm.workflows.planning import dry_run
@@ -120,7 +121,7 @@ class _Table:
         try:
             if isinstance(header, VramLLMError):
                 raise header
-            own = profile(header)
+            own = with_rope(profile(header), self._workload.rope)
             row = replace(
                 row,
                 bytes=sum(shard.n_bytes for shard in header.shards),

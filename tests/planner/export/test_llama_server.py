@@ -10,10 +10,11 @@ from vram_llm.errors import BadPlan
 from vram_llm.machine.types import Fact, Source
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.tensors import LayerPart
+from vram_llm.planner.disk_reads import DiskReads
 from vram_llm.planner.export import llama_cpp_python
 from vram_llm.planner.export.llama_server import command_line, export_lines
 from vram_llm.planner.overrides import Override
-from vram_llm.planner.types import DiskReads, FlashAttention, Plan
+from vram_llm.planner.types import FlashAttention, Plan
 from vram_llm.units import GIB
 
 

@@ -9,8 +9,8 @@ from tests.planner.export.fleets import card_plan, fleet_of
 from tests.planner.saved import CONTEXT
 from vram_llm.errors import BadPlan
 from vram_llm.planner.export.exported_fleet import ExportedFleet, ExportedModel, most_at_a_time
-from vram_llm.planner.export.llama_server import Setting
 from vram_llm.planner.export.llama_server_presets import presets
+from vram_llm.planner.export.setting import Setting
 from vram_llm.planner.types import Companion, CompanionKind, Plan
 
 

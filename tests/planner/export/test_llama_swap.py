@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tests.planner.export.fleets import card_plan, fleet_of, replace_path
 from vram_llm.errors import BadPlan
 from vram_llm.planner.export.exported_fleet import ExportedFleet, ExportedModel
-from vram_llm.planner.export.llama_server import Setting, command_line
+from vram_llm.planner.export.llama_server import command_line
 from vram_llm.planner.export.llama_swap import llama_swap_config
+from vram_llm.planner.export.setting import Setting
 
 NAMES = {"type": "array", "items": {"type": "string"}}
 GROUP = {

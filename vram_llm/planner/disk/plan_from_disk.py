@@ -8,8 +8,9 @@ from vram_llm.machine.types import Fact, Machine, Source
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import wants_auto_context
 from vram_llm.planner.disk.resident_weights import weights_on_host, window_bytes
+from vram_llm.planner.disk_reads import DiskReads
 from vram_llm.planner.estimates import Estimate
-from vram_llm.planner.types import Context, DiskReads, Meter, MeterFor, Placement, SpeedEstimate, Workload
+from vram_llm.planner.types import Context, Meter, MeterFor, Placement, SpeedEstimate, Workload
 from vram_llm.units import format_bytes, format_count
 
 SLOWEST_STEP_S = 60.0

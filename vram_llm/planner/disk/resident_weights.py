@@ -21,9 +21,10 @@ from vram_llm.machine.assumed_speed import disk_speed
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.tensors import Role, Tensor
+from vram_llm.planner.disk_reads import DiskReads
 from vram_llm.planner.layer_times import used_share, weights_of
 from vram_llm.planner.overrides import overriding_device
-from vram_llm.planner.types import HOST, Context, DiskReads, Placement
+from vram_llm.planner.types import HOST, Context, Placement
 from vram_llm.units import MIB
 
 _LEAST_WINDOW_BYTES = 64 * MIB

@@ -7,7 +7,8 @@ from math import prod
 
 from vram_llm.errors import BadPlan
 from vram_llm.planner.export.device_flags import exported_devices
-from vram_llm.planner.export.llama_server import Setting, remarks
+from vram_llm.planner.export.llama_server import remarks
+from vram_llm.planner.export.setting import Setting
 from vram_llm.planner.types import Plan
 
 

@@ -14,6 +14,7 @@ from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.context import NO_TENSOR
 from vram_llm.planner.export.device_flags import ExportedDevices, exported_devices, exported_threads
 from vram_llm.planner.export.llama_server import as_comments
+from vram_llm.planner.rope import AS_IN_FILE, Rope
 from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import HOST, CompanionKind, FlashAttention, Plan
 
@@ -89,7 +90,7 @@ params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_{flash_attn_type}
 params.kv_unified = {kv_unified}
 params.swa_full = {swa_full}
 params.op_offload, params.offload_kqv = {op_offload}, {kv_offload}
-ctx = C.llama_init_from_model(model, params)
+{rope}ctx = C.llama_init_from_model(model, params)
 assert ctx, "llama.cpp would not make the context"
 {adapters}
 vocab = C.llama_model_get_vocab(model)
@@ -153,6 +154,7 @@ def script(plan: Plan) -> str:
     adapters = [(companion.path, companion.scale) for companion in plan.companions]
     only_cuda = {device.kind for device in exported.devices} <= {DeviceKind.CUDA}
     uses_class = only_cuda and context.kv_unified and not overrides and not adapters
+    uses_class &= context.rope == AS_IN_FILE
     uses_class &= plan.placement.split_mode is SplitMode.LAYER
     n_threads = exported_threads(plan) or _ALL_CORES
     no_cards = (("CUDA_VISIBLE_DEVICES", ""),)  # `Llama` would use every card that it sees
@@ -170,6 +172,7 @@ def script(plan: Plan) -> str:
             else "",
             op_offload=context.op_offload,
             kv_offload=context.kv_offload,
+            rope=_rope_lines(context.rope),
             adapters=_ADAPTER_LINES.format(adapters=adapters) if adapters else "",
             n_gpu_layers=plan.placement.n_gpu_layers,
             split_mode=plan.placement.split_mode.name,
@@ -194,6 +197,15 @@ def script(plan: Plan) -> str:
         )
         .removesuffix("\n")
     )
+
+
+def _rope_lines(rope: Rope) -> str:
+    """Fields of llama_context_params with the names of llama.h."""
+    lines = []
+    if rope.scaling is not None:
+        lines.append(f"params.rope_scaling_type = C.LLAMA_ROPE_SCALING_TYPE_{rope.scaling.name}\n")
+    lines += [f"params.{name} = {value}\n" for name, value in rope.numbers.items()]
+    return "".join(lines)
 
 
 def _check(plan: Plan) -> None:

@@ -7,7 +7,6 @@ counts the same rows, so llama-server's compute buffers have the plan's sizes.
 
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from vram_llm.errors import BadPlan
@@ -20,6 +19,8 @@ from vram_llm.planner.export.device_flags import (
     exported_devices,
     exported_threads,
 )
+from vram_llm.planner.export.rope_settings import rope_settings
+from vram_llm.planner.export.setting import Setting
 from vram_llm.planner.override_text import first_layers_option
 from vram_llm.planner.types import Companion, CompanionKind, Context, Plan
 from vram_llm.units import format_bytes
@@ -35,26 +36,6 @@ _PROMPT_CACHE_REMARKS = (
     "--cache-ram and --ctx-checkpoints are 0 because the plan reserves no host memory for llama-server's",
     "prompt caches; raise them if the host has memory to spare.",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One of llama-server's settings."""
-
-    flag: str
-    value: str | None  # None: the flag is a switch
-    variable: str | None  # the environment variable; None: only the flag sets it
-    switch_value: str = "true"  # the variable's value for a switch
-
-    @property
-    def variable_value(self) -> str:
-        """The value of the environment variable."""
-        return self.switch_value if self.value is None else self.value
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """The setting as command-line arguments."""
-        return (self.flag,) if self.value is None else (self.flag, self.value)
 
 
 def settings(
@@ -94,6 +75,7 @@ def settings(
         if context.kv_unified
         else Setting("--no-kv-unified", None, "LLAMA_ARG_KV_UNIFIED", "false"),
         *((Setting("--swa-full", None, "LLAMA_ARG_SWA_FULL"),) if context.swa_full else ()),
+        *rope_settings(context.rope),
         *(() if context.kv_offload else (Setting("--no-kv-offload", None, "LLAMA_ARG_KV_OFFLOAD", "false"),)),
         Setting("--cache-type-k", context.kv_type_k, "LLAMA_ARG_CACHE_TYPE_K"),
         Setting("--cache-type-v", context.kv_type_v, "LLAMA_ARG_CACHE_TYPE_V"),

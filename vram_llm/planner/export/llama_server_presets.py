@@ -10,7 +10,8 @@ import shlex
 from vram_llm.machine.types import DeviceKind
 from vram_llm.planner.export.device_flags import environment_variables, exported_devices
 from vram_llm.planner.export.exported_fleet import ExportedFleet, ExportedModel, check_values, most_at_a_time
-from vram_llm.planner.export.llama_server import HOST_ADDRESS, PORT, Setting, as_comments, settings
+from vram_llm.planner.export.llama_server import HOST_ADDRESS, PORT, as_comments, settings
+from vram_llm.planner.export.setting import Setting
 
 _OWN_FLAGS = frozenset({"--host", "--port"})  # the router gives each model its own
 _LISTS = frozenset({"--lora", "--lora-scaled"})  # flags that may be repeated; a key is read once, as CSV

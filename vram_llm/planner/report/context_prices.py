@@ -1,8 +1,9 @@
 """The cost of contexts other than the plan's, as one line."""
 
+from vram_llm.planner.context_price import ContextPrice
 from vram_llm.planner.placed_parts import on_host
 from vram_llm.planner.report.figures import rate
-from vram_llm.planner.types import ContextPrice, Plan
+from vram_llm.planner.types import Plan
 from vram_llm.units import format_count, typed_count
 
 

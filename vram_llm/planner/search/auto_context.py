@@ -19,6 +19,7 @@ from dataclasses import replace
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import CTX_STEP, can_quantize_cache, resolve_context
+from vram_llm.planner.context_price import ContextPrice
 from vram_llm.planner.memory.analytic_meter import is_pipelined
 from vram_llm.planner.placed_parts import on_host
 from vram_llm.planner.search.candidate import Candidate, analytic, expected_speed, uses_host
@@ -26,7 +27,7 @@ from vram_llm.planner.search.largest_context import last_holding
 from vram_llm.planner.search.prompt_choice import choose_prompts
 from vram_llm.planner.search.search import choose_placement, plan_placement
 from vram_llm.planner.speed import Predictor
-from vram_llm.planner.types import ContextPrice, MeterFor, Workload
+from vram_llm.planner.types import MeterFor, Workload
 
 STEP = Workload.DEFAULT_N_CTX
 FINE_STEP = 1024

@@ -5,12 +5,13 @@ from dataclasses import replace
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import can_quantize_cache
+from vram_llm.planner.context_price import ContextPrice
 from vram_llm.planner.search.auto_context import FINE_STEP
 from vram_llm.planner.search.candidate import Candidate, expected_speed, uses_host
 from vram_llm.planner.search.largest_context import last_holding
 from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.speed import Predictor
-from vram_llm.planner.types import ContextPrice, Workload
+from vram_llm.planner.types import Workload
 
 
 def on_card_prices(

@@ -17,6 +17,7 @@ from vram_llm.model.tensors import LayerPart, is_in_part
 from vram_llm.planner.estimates import DeviceEstimate, HostEstimate
 from vram_llm.planner.make_plan import choose_candidate
 from vram_llm.planner.memory.moved_weights import moved_by_layer
+from vram_llm.planner.rope import AS_IN_FILE, Rope, with_rope
 from vram_llm.planner.search.candidate import expected_speed
 from vram_llm.planner.search.search import plan_fewest_on_host
 from vram_llm.planner.types import HOST, FlashAttention, Objective, Placement, Workload
@@ -39,6 +40,7 @@ class WhatIfOrder(msgspec.Struct, frozen=True, kw_only=True):
     objective: Objective
     flash_attn: FlashAttention = FlashAttention.AUTO
     swa_full: bool = False
+    rope: Rope = AS_IN_FILE
     kv_unified: bool = True
     notes: tuple[str, ...] = ()  # of the answer
 
@@ -55,7 +57,7 @@ class WhatIfOrder(msgspec.Struct, frozen=True, kw_only=True):
         return Workload(
             n_ctx=self.n_ctx, parallel=self.parallel, kv_type_k=self.kv_type_k, kv_type_v=self.kv_type_v,
             reserve_bytes=self.reserve_bytes, objective=self.objective, flash_attn=self.flash_attn,
-            swa_full=self.swa_full, kv_unified=self.kv_unified,
+            swa_full=self.swa_full, rope=self.rope, kv_unified=self.kv_unified,
         )  # fmt: skip
 
 
@@ -65,7 +67,8 @@ def carry_out(order: WhatIfOrder) -> PlanReply:
     Raises UnknownDevice, BadHost, BadPlan, BadSplit, ModelNotFound, ModelFileError.
     """
     began = time.perf_counter()
-    model, machine, workload = read_profile(order.model, order.loras), order.machine, order.workload
+    machine, workload = order.machine, order.workload
+    model = with_rope(read_profile(order.model, order.loras), workload.rope)
     chosen = choose_candidate(model, machine, workload, None)[0]
     fits, estimate, placement = chosen.estimate.fits, chosen.estimate, chosen.placement
     if not fits and machine.devices and estimate.host.over_bytes <= 0:

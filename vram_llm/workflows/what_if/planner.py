@@ -170,6 +170,7 @@ def order_for(plan: Plan, question: PlanFields) -> WhatIfOrder:
         objective=Objective(asked.objective or plan.objective),
         flash_attn=context.flash_attn,
         swa_full=context.swa_full,
+        rope=context.rope,
         kv_unified=context.kv_unified,
     )
 
