@@ -1,4 +1,4 @@
-"""Small real files that stand beside a model: LoRA adapters and multimodal projectors with random weights."""
+"""Small real files that stand beside a model: LoRA adapters and projectors with random weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,6 +91,64 @@ def write_mmproj(path: Path, *, n_text: int = 64, image: int = 56, kind: str = "
         for number, shape in ((0, (n_middle, n_in)), (2, (n_text, n_middle))):
             add(f"mm.{number}.weight", *shape, half=True)
             add(f"mm.{number}.bias", shape[0])
+    _finish(writer)
+    return path
+
+
+def write_ears(path: Path, *, n_text: int = 64, kind: str = "ultravox") -> Path:
+    """A small Whisper encoder with random weights, and what leads into `n_text` elements.
+
+    For each 30 s of sound, as Ultravox has it ("ultravox": 32 positions become a row, 47 rows) or Qwen2-Audio
+    ("qwen2a": two become one, 750 rows, between marks in text). Names and shapes: clip_model_loader in
+    tools/mtmd/clip.cpp, models/whisper-enc.cpp.
+    """
+    random, n_embd, n_layers, n_mel, n_stacked = np.random.default_rng(6), 32, 2, 80, 32
+    n_ff = 2 * n_embd
+    writer = gguf.GGUFWriter(path, "clip")
+    writer.add_name("tiny ears")
+    writer.add_bool("clip.has_audio_encoder", True)
+    writer.add_string("clip.projector_type", kind)
+    writer.add_bool("clip.use_gelu", True)
+    sizes = {
+        "num_mel_bins": n_mel, "embedding_length": n_embd, "feed_forward_length": n_ff,
+        "projection_dim": n_text, "block_count": n_layers, "attention.head_count": 2,
+    }  # fmt: skip
+    if kind == "ultravox":
+        sizes["projector.stack_factor"] = n_stacked
+    for key, size in sizes.items():
+        writer.add_uint32(f"clip.audio.{key}", size)
+    writer.add_float32("clip.audio.attention.layer_norm_epsilon", 1e-5)
+
+    def add(name: str, *shape: int, half: bool = False) -> None:
+        weights = random.standard_normal(shape, dtype=np.float32) / np.float32(8)
+        if name.endswith(".weight") and len(shape) == 1:
+            weights += 1
+        writer.add_tensor(name, weights.astype(np.float16) if half else weights)
+
+    for number, n_in in ((1, n_mel), (2, n_embd)):
+        add(f"a.conv1d.{number}.weight", n_embd, n_in, 3, half=True)
+        add(f"a.conv1d.{number}.bias", n_embd, 1)
+    add("a.position_embd.weight", 1500, n_embd)
+    add("a.post_ln.weight", n_embd)
+    add("a.post_ln.bias", n_embd)
+    for i in range(n_layers):
+        shapes = {
+            "attn_q": (n_embd, n_embd), "attn_k": (n_embd, n_embd), "attn_v": (n_embd, n_embd),
+            "attn_out": (n_embd, n_embd), "ffn_up": (n_ff, n_embd), "ffn_down": (n_embd, n_ff),
+            "ln1": (n_embd,), "ln2": (n_embd,),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            add(f"a.blk.{i}.{name}.weight", *shape, half=len(shape) > 1)
+            if name != "attn_k":
+                add(f"a.blk.{i}.{name}.bias", shape[0])
+    if kind == "ultravox":
+        add("mm.a.norm_pre.weight", n_embd * n_stacked)
+        add("mm.a.mlp.1.weight", 2 * n_embd, n_embd * n_stacked, half=True)
+        add("mm.a.norm_mid.weight", n_embd)
+        add("mm.a.mlp.2.weight", n_text, n_embd, half=True)
+    else:
+        add("mm.a.fc.weight", n_text, n_embd, half=True)
+        add("mm.a.fc.bias", n_text)
     _finish(writer)
     return path
 

@@ -301,7 +301,7 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(loop: Loop) -> N
     n_rows = loop.count_tokens(BEFORE + AFTER, request.images, add_special=True).count(-1)
     (answer,) = run(loop, request)
     assert answer[-1].error_code == "context_length_exceeded"
-    assert f"{n_rows:,} of them for images, and the context holds 512" in (answer[-1].error or "")
+    assert f"{n_rows:,} of them for images or sound, and the context holds 512" in (answer[-1].error or "")
 
 
 def test_a_prompt_must_not_end_with_an_image(model: LoadedModel, loop: Loop) -> None:

@@ -14,10 +14,11 @@ import gguf
 import numpy as np
 import pytest
 
-from tests.companions import write_lora, write_mmproj
+from tests.companions import write_ears, write_lora, write_mmproj
 from tests.conftest import PlanOnCpu
 from tests.pictures import png
 from tests.planner.cases import speed, with_speeds
+from tests.sounds import tone, wav
 from tests.workers import await_listening, free_ports, worker_process
 from tests.zoo.loadable import LOADABLE, write_loadable
 from tools.random_model import write_llama
@@ -25,6 +26,7 @@ from vram_llm.errors import BadPlan, ModelRefused
 from vram_llm.llama import bindings as b
 from vram_llm.llama import rpc
 from vram_llm.llama.model import LoadedModel
+from vram_llm.llama.multimodal.audio_files import audio_file
 from vram_llm.llama.multimodal.encoder import Bitmap, ImageRows
 from vram_llm.machine.types import Host, Machine
 from vram_llm.model.header_reader import read_header
@@ -251,6 +253,35 @@ def test_a_projector_holds_what_was_planned(
     model.close()
     use = companion.uses[companion.device]
     asked.index(use.weights_bytes)  # raises where no buffer of that very size was asked for
+    assert asked[-1] == use.compute_bytes
+
+
+@pytest.mark.parametrize("kind", ["ultravox", "qwen2a"])
+def test_a_projector_of_sound_holds_what_was_planned(
+    kind: str, telling: tuple[Worker, ...], rig: Machine, tmp_path: Path
+) -> None:
+    path = write_llama(tmp_path / "model.gguf")
+    mmproj = write_ears(tmp_path / "mmproj.gguf", kind=kind)
+    plan = planning.plan(str(path), rig, wish(random.Random(7), 4, mmproj=str(mmproj)))
+    (companion,) = of_kind(plan, CompanionKind.MMPROJ)
+    assert companion.device is not None
+    worker = telling[int(companion.device.removeprefix("RPC"))]
+    mark = worker.log.stat().st_size
+    model = LoadedModel(plan)
+    asked = worker.asked(mark)
+    assert model.images is not None
+    recording = model.images.recording(audio_file(wav(tone(440))).data)
+    rows = next(
+        part
+        for part in model.images.read(["a", recording, "b"], add_special=True)
+        if isinstance(part, ImageRows)
+    )
+    assert model.images.encode(rows)
+    assert worker.asked(mark) == asked  # a sound takes nothing more
+    del rows
+    model.close()
+    use = companion.uses[companion.device]
+    asked.index(use.weights_bytes)
     assert asked[-1] == use.compute_bytes
 
 

@@ -144,9 +144,9 @@ async def test_images_that_are_too_many_bytes_together(
 async def test_other_refusals(connect: Connect, client: httpx.AsyncClient, engine: FakeEngine) -> None:
     bodies = {
         "--image-dir": chat("file://cat.png"),
-        f"is image {MAX_IMAGES + 1}; {MAX_IMAGES} is the most": chat(*[data_url(CATS)] * (MAX_IMAGES + 1)),
+        f"is file {MAX_IMAGES + 1}; {MAX_IMAGES} is the most": chat(*[data_url(CATS)] * (MAX_IMAGES + 1)),
         "must be one of auto, low": chat(data_url(CATS), detail="sharp"),
-        "send text; images only in a user's message": {
+        "send text; images and sound only in a user's message": {
             "model": "", "messages": [{"role": "assistant", "content": chat("x")["messages"][0]["content"]}],
         },
         "choices over these images": chat(data_url(b"x" * 1_500_000)) | {"n": 100},

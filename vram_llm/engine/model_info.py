@@ -38,7 +38,8 @@ class ModelInfo:
     pooling: Pooling | None = None  # of embeddings; None: it generates text
     n_pooled: int = 0  # numbers in an embedding
     adapters: tuple[str, ...] = ()  # names of its LoRA adapters
-    takes_images: bool = False  # it has a projector
+    takes_images: bool = False  # it has a projector of images
+    takes_audio: bool = False  # it has a projector of sound
     adapters_used: tuple[int, ...] | None = None  # numbers of the adapters that a request uses; None: all
     tool_template: str | None = None  # the chat template for requests with tools, if its file has one
     n_embd: int = 0  # numbers in a hidden state

@@ -115,11 +115,15 @@ class ReasoningBudget:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image file that stands before character `at` of the prompt. `field` is the request's field."""
+    """An image or audio file that stands before character `at` of the prompt.
+
+    `field` is the request's field.
+    """
 
     at: int
     data: bytes
     field: str
+    is_audio: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -248,7 +248,8 @@ def _model_info(model: "LoadedModel", draft: "LoadedModel | None", name: str) ->
         draft_memory=draft_memory,
         pooling=plan.context.pooling,
         n_pooled=model.n_pooled,
-        takes_images=model.images is not None,
+        takes_images=model.images is not None and model.images.takes_images,
+        takes_audio=model.images is not None and model.images.takes_audio,
         adapters=_adapter_names(
             companion.path for companion in plan.companions if companion.kind is CompanionKind.LORA
         ),

@@ -1,6 +1,6 @@
-"""The images of one request: their allowed sources, their sizes, their positions in the prompt.
+"""The images and audio files of one request: their allowed sources, their sizes, their places in the prompt.
 
-A chat template reads only text. Each image becomes a random mark in it, which clients cannot guess or write.
+A chat template reads only text. Each file becomes a random mark in it, which clients cannot guess or write.
 The rendered prompt is searched for the marks, and they are removed.
 """
 
@@ -19,7 +19,7 @@ from vram_llm.engine.request import Image
 from vram_llm.errors import RequestError
 from vram_llm.units import MIB
 
-MAX_IMAGES = 32  # per request
+MAX_IMAGES = 32  # per request, with audio files
 MAX_IMAGE_BYTES = 20 * MIB  # per file
 MAX_IMAGES_BYTES = 128 * MIB  # per request; counted for each choice, since each sends them to the engine
 DETAILS = ("auto", "low", "high", "original")  # all accepted, without effect: a projector knows one size
@@ -29,7 +29,7 @@ _FILE, _THIS_HOST = "file://", "localhost/"
 
 @dataclass(slots=True)
 class RequestImages:
-    """Collects the images of a request. `taken`: whether the model accepts images.
+    """Collects the images and audio files of a request. `taken`: whether the model accepts images.
 
     Files are read only below `folder`; None: no files. `kept` maps marks to images; it begins with those of
     an earlier response.
@@ -38,7 +38,9 @@ class RequestImages:
     taken: bool
     folder: Path | None = None
     kept: dict[str, bytes] = field(default_factory=dict)
+    takes_audio: bool = False
     _fields: dict[str, str] = field(default_factory=dict)  # the request's field of each mark
+    _sounds: set[str] = field(default_factory=set)  # marks of audio files
 
     def from_url(self, url: object, at: str, send: str = "as a data: URL in base64") -> str:
         """The mark of the image at a data: or file: URL. May block. Raises RequestError naming `at`.
@@ -70,11 +72,31 @@ class RequestImages:
         self._check(at)
         if not isinstance(data, str):
             raise RequestError(f"'{at}' must be a string in base64", at)
+        return self._add(self._decoded(data, at), at)
+
+    def _decoded(self, data: str, at: str) -> bytes:
         self._check_bytes(len(data) * 3 // 4 - 2, at)
         try:
-            return self._add(base64.b64decode("".join(data.split()), validate=True), at)
+            return base64.b64decode("".join(data.split()), validate=True)
         except (binascii.Error, ValueError):  # ValueError: not ASCII
             raise RequestError(f"'{at}' is not valid base64", at) from None
+
+    def from_audio(self, data: object, at: str) -> str:
+        """The mark of an audio file given in base64, or as a data: URL of it. Raises RequestError."""
+        self._check_count(at)
+        self._check_takes_audio(at)
+        if not isinstance(data, str):
+            raise RequestError(f"'{at}' must be a string in base64", at)
+        if data[:5].lower() == "data:":
+            data = data.partition(",")[2]
+        return self.add_audio(self._decoded(data, at), at)
+
+    def add_audio(self, data: bytes, at: str) -> str:
+        """The mark of an audio file. Raises RequestError."""
+        self._check_takes_audio(at)
+        mark = self._add(data, at)
+        self._sounds.add(mark)
+        return mark
 
     def joined(self, parts: Iterable[str]) -> str:
         """The text of a message's parts, joined by line ends, except around marks.
@@ -92,11 +114,14 @@ class RequestImages:
         """The prompt without marks, and its images. Raises RequestError if the template dropped a mark."""
         positions = sorted((prompt.find(mark), mark) for mark in self.kept)
         if any(prompt.count(mark) != 1 for mark in self.kept):
-            raise RequestError("The model's chat template leaves out images of these messages", "messages")
+            raise RequestError(
+                "The model's chat template leaves out images or sound of these messages", "messages"
+            )
         text, images, done = "", [], 0
         for at, mark in positions:
             text += prompt[done:at]
-            images.append(Image(len(text), self.kept[mark], self._fields.get(mark, "previous_response_id")))
+            at_field = self._fields.get(mark, "previous_response_id")
+            images.append(Image(len(text), self.kept[mark], at_field, mark in self._sounds))
             done = at + len(mark)
         return text + prompt[done:], tuple(images)
 
@@ -119,17 +144,28 @@ class RequestImages:
                 "--mmproj FILE, the model's own",
                 at,
             )
+        self._check_count(at)
+
+    def _check_takes_audio(self, at: str) -> None:
+        if not self.takes_audio:
+            raise RequestError(
+                f"'{at}' is sound and the model is served without a projector of sound; serve a model that "
+                "has one, with --mmproj FILE",
+                at,
+            )
+
+    def _check_count(self, at: str) -> None:
         if len(self.kept) >= MAX_IMAGES:
-            raise RequestError(f"'{at}' is image {len(self.kept) + 1}; {MAX_IMAGES} is the most", at)
+            raise RequestError(f"'{at}' is file {len(self.kept) + 1}; {MAX_IMAGES} is the most", at)
 
     def _check_bytes(self, n_bytes: int, at: str) -> None:
         if n_bytes > MAX_IMAGE_BYTES:
             raise RequestError(
-                f"'{at}' has {n_bytes:,} bytes; {MAX_IMAGE_BYTES:,} is the most for an image", at
+                f"'{at}' has {n_bytes:,} bytes; {MAX_IMAGE_BYTES:,} is the most for a file", at
             )
         if (together := n_bytes + sum(map(len, self.kept.values()))) > MAX_IMAGES_BYTES:
             raise RequestError(
-                f"with '{at}' the images have {together:,} bytes; {MAX_IMAGES_BYTES:,} is the most together",
+                f"with '{at}' the files have {together:,} bytes; {MAX_IMAGES_BYTES:,} is the most together",
                 at,
             )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Protocol
 
 from fastapi import APIRouter, Request
 
@@ -24,6 +25,16 @@ from vram_llm.server.serving_context import ServingContext, adapters_by_name
 ANTHROPIC = "anthropic-version"  # a header that Anthropic's clients send with every request
 
 
+class Inputs(Protocol):
+    """The kinds of input of a model, in addition to text."""
+
+    @property
+    def takes_images(self) -> bool: ...
+
+    @property
+    def takes_audio(self) -> bool: ...
+
+
 def models_router(serving: ServingContext) -> APIRouter:
     """Routes that list the model under its name, its aliases and its adapters."""
     router = APIRouter(tags=["models"], responses=refusals(503))
@@ -37,7 +48,7 @@ def models_router(serving: ServingContext) -> APIRouter:
             return anthropic_list([anthropic_model(name, info.created, info.n_ctx) for name in names])
         return ModelList(
             data=[_card(info, name, serving.config.tags) for name in names],
-            models=[model_capabilities(name, info.pooling, takes_images=info.takes_images) for name in names],
+            models=[model_capabilities(name, info.pooling, info) for name in names],
         )
 
     @router.get("/models/{model_id:path}", summary="One model", responses=refusals(404))
@@ -62,7 +73,7 @@ def _card(info: ModelInfo, name: str, tags: Sequence[str]) -> ModelCard:
         created=info.created,
         max_model_len=info.n_ctx,
         context_length=info.n_ctx,
-        architecture=modalities(info.pooling, takes_images=info.takes_images),
+        architecture=modalities(info.pooling, info),
         tags=list(tags),
         meta=model_facts(info),
     )
@@ -81,22 +92,24 @@ def model_facts(info: ModelInfo) -> ModelFacts:
     )
 
 
-def modalities(pooling: Pooling | None, *, takes_images: bool) -> Modalities:
+def modalities(pooling: Pooling | None, inputs: Inputs) -> Modalities:
     """The inputs and outputs of a model with this pooling."""
+    media = [("image", inputs.takes_images), ("audio", inputs.takes_audio)]
     return Modalities(
-        input_modalities=["text", "image"] if takes_images else ["text"],
+        input_modalities=["text", *(name for name, is_taken in media if is_taken)],
         output_modalities=["text" if pooling is None else "embeddings"],
     )
 
 
-def model_capabilities(name: str, pooling: Pooling | None, *, takes_images: bool) -> ModelCapabilities:
+def model_capabilities(name: str, pooling: Pooling | None, inputs: Inputs) -> ModelCapabilities:
     """The abilities of a model with this pooling."""
     if pooling is not None:
         return ModelCapabilities(
             name=name, model=name, capabilities=["rerank" if pooling is Pooling.RANK else "embedding"]
         )
+    is_multimodal = inputs.takes_images or inputs.takes_audio
     return ModelCapabilities(
-        name=name, model=name, capabilities=["completion", "multimodal"] if takes_images else ["completion"]
+        name=name, model=name, capabilities=["completion", "multimodal"] if is_multimodal else ["completion"]
     )
 
 

@@ -68,7 +68,7 @@ def props_of(info: ModelInfo, config: ServerConfig, *, is_sleeping: bool = False
         total_slots=info.parallel,
         model_alias=info.name,
         model_path=info.path,
-        modalities=InputModalities(vision=info.takes_images),
+        modalities=InputModalities(vision=info.takes_images, audio=info.takes_audio),
         chat_template=info.chat_template or "",
         chat_template_tool_use=info.tool_template,
         bos_token=info.bos_token,

@@ -47,7 +47,19 @@ _IMAGE_PART = {
     },
     "required": ["type", "image_url"],
 }
-_PART = {"anyOf": [_TEXT_PART, _IMAGE_PART]}
+_AUDIO_PART = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "input_audio"},
+        "input_audio": {
+            "type": "object",
+            "properties": {"data": _STRING, "format": {"enum": ["wav", "mp3", "flac"]}},
+            "required": ["data"],
+        },
+    },
+    "required": ["type", "input_audio"],
+}
+_PART = {"anyOf": [_TEXT_PART, _IMAGE_PART, _AUDIO_PART]}
 _CONTENT = {"anyOf": [_STRING, {"type": "array", "items": _PART}, {"type": "null"}]}
 _PROMPT = {"anyOf": [_STRING, _STRINGS, _TOKENS, {"type": "array", "items": _TOKENS}]}
 _STOP = {"anyOf": [_STRING, {**_STRINGS, "maxItems": MAX_STOPS}, {"type": "null"}]}

@@ -127,7 +127,9 @@ class ServingContext:
         self, info: ModelInfo, kept: Mapping[str, bytes] = MappingProxyType({})
     ) -> RequestImages:
         """A collector of a request's images. `kept` are the images of earlier responses it builds upon."""
-        return RequestImages(info.takes_images, self.config.image_dir, dict(kept))
+        return RequestImages(
+            info.takes_images, self.config.image_dir, dict(kept), takes_audio=info.takes_audio
+        )
 
     def loaded_model(self) -> ModelInfo:
         """The model as last loaded, with the server's chat template if one was configured.

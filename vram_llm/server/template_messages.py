@@ -167,6 +167,8 @@ def _text(message: Message, at: str, images: RequestImages) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
         if message.role == "user" and kind == "image_url":
             shown.append(_image(part, f"{at}[{i}]", images))
+        elif message.role == "user" and kind in ("input_audio", "audio_url"):
+            shown.append(_audio(part, kind, f"{at}[{i}]", images))
         elif message.role != "assistant" or kind not in ("thinking", "reasoning"):
             shown.append(_part(part, f"{at}[{i}]"))
     return images.joined(shown)
@@ -185,14 +187,25 @@ def _image(part: dict[str, Any], at: str, images: RequestImages) -> str:
     return images.from_url(image.get("url"), f"{at}.url")
 
 
+def _audio(part: dict[str, Any], kind: str, at: str, images: RequestImages) -> str:
+    """OpenAI's `input_audio`, whose `format` the file itself tells, or vLLM's `audio_url`."""
+    check_names(_left(part, "type", kind), at, PART_IGNORED)
+    at, audio = f"{at}.{kind}", part.get(kind)
+    if not isinstance(audio, dict):
+        raise RequestError(f"'{at}' must be an object with the audio file", at)
+    name = "data" if kind == "input_audio" else "url"
+    check_names(_left(audio, name, "format"), at, PART_IGNORED)
+    return images.from_audio(audio.get(name), f"{at}.{name}")
+
+
 def _part(part: object, at: str) -> str:
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
         raise RequestError(f"'{at}' must be an object with a 'type'", at)
     field = _TEXTS.get(part["type"])
     if field is None:
         raise NotSupported(
-            f"Content of type '{part['type']}' is not supported here; send text; images only in a user's "
-            "message",
+            f"Content of type '{part['type']}' is not supported here; send text; images and sound only in a "
+            "user's message",
             at,
         )
     check_names(_left(part, "type", field), at, PART_IGNORED)

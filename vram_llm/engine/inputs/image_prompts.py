@@ -1,7 +1,7 @@
-"""Prompts with images: a thread reads the images and makes ids for their rows.
+"""Prompts with images or sound: a thread reads their files and makes ids for their rows.
 
-Among a sequence's tokens, each row of an image has an id below 0 made of a hash of the image's file: equal
-images at the same place have equal ids, different ones different ids. llama.cpp never gets these ids.
+Among a sequence's tokens, each row of an image or sound has an id below 0 made of a hash of the file: equal
+files at the same place have equal ids, different ones different ids. llama.cpp never gets these ids.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,13 @@ from vram_llm.engine.inputs.tokenize import PromptTokenizer
 from vram_llm.engine.request import Image, Request
 from vram_llm.engine.sequence import ImageSpan
 from vram_llm.errors import RequestError
-from vram_llm.llama.multimodal.encoder import Bitmap, ImageReader, ImageRows, size_of
+from vram_llm.llama.multimodal.audio_files import AudioFile, AudioUnreadable, audio_file
+from vram_llm.llama.multimodal.encoder import Bitmap, ImageReader, ImageRows, Recording, size_of
 from vram_llm.llama.multimodal.image_files import ImageUnreadable
 
 MAX_PIXELS = 40_000_000  # of all images of a request; reading takes a few times 3 bytes for each
+MAX_AUDIO_S = 1800.0  # of all audio files of a request; reading takes some 400 KB a second
+_LEAST_AUDIO_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class ImagePrompts:
     def __init__(self, reader: ImageReader, tokenizer: PromptTokenizer, n_ubatch: int) -> None:
         self._reader = reader
         self._tokenizer = tokenizer
-        self._max_rows = n_ubatch if reader.sees_all_at_once else None
+        self._max_rows = n_ubatch
         self._reading = ThreadPoolExecutor(1, "images")
         self._last: tuple[Request, Future[TokenizedPrompt]] | None = None  # `n` choices share a prompt
 
@@ -50,7 +53,7 @@ class ImagePrompts:
         self._last = None
 
     def count(self, text: str, images: Sequence[Image], *, add_special: bool) -> list[int]:
-        """The tokens of a prompt, -1 for each row of an image, without decoding any. Raises RequestError."""
+        """The tokens of a prompt, -1 for each row, without decoding images. Raises RequestError."""
         parts = self._parts(text, images, sizes_only=True, add_special=add_special)
         return [token for part in parts for token in (part if isinstance(part, list) else [-1] * part.n_rows)]
 
@@ -63,31 +66,36 @@ class ImagePrompts:
             if isinstance(part, list):
                 tokens += part
                 continue
-            if self._max_rows is not None and part.n_rows > self._max_rows:
+            if part.n_rows > self._max_rows and self._reader.sees_all_at_once(part):
                 raise RequestError(
-                    f"an image comes to {part.n_rows:,} rows, which this model has to see at once, and a "
-                    f"micro-batch holds {self._max_rows:,}; serve with --n-ubatch {part.n_rows}",
+                    f"an image or sound comes to {part.n_rows:,} rows, which this model has to see at once, "
+                    f"and a micro-batch holds {self._max_rows:,}; serve with --n-ubatch {part.n_rows}",
                     request.images[0].field,
                 )
             spans.append(ImageSpan(len(tokens), part.n_rows, part.n_positions, part))
             tokens += [_id_of(part.name, len(spans))] * part.n_rows
         if spans and spans[-1].start + spans[-1].count == len(tokens):
-            raise RequestError("a prompt cannot end with an image; put text after it", "messages")
+            raise RequestError("a prompt cannot end with an image or sound; put text after it", "messages")
         self._tokenizer.check_room(tokens)
         return TokenizedPrompt(tokens, tuple(spans))
 
     def _parts(
         self, text: str, images: Sequence[Image], *, add_special: bool, sizes_only: bool = False
     ) -> list[list[int] | ImageRows]:
-        _check_sizes(images)
-        parts: list[str | Bitmap] = []
+        _check_sizes([image for image in images if not image.is_audio])
+        recordings = iter(_checked_audio([image for image in images if image.is_audio]))
+        parts: list[str | Bitmap | Recording] = []
         done = 0
         for image in images:
             try:
-                bitmap = Bitmap(image.data, sizes_only=sizes_only)
-            except ImageUnreadable as error:
+                media = (
+                    self._reader.recording(next(recordings).data)
+                    if image.is_audio
+                    else Bitmap(image.data, sizes_only=sizes_only)
+                )
+            except (ImageUnreadable, AudioUnreadable) as error:
                 raise _refused(image, error) from None
-            parts += [text[done : image.at], bitmap]
+            parts += [text[done : image.at], media]
             done = image.at
         try:
             return self._reader.read(
@@ -114,7 +122,29 @@ def _check_sizes(images: Sequence[Image]) -> None:
             )
 
 
-def _refused(image: Image, error: ImageUnreadable) -> RequestError:
+def _checked_audio(recordings: Sequence[Image]) -> list[AudioFile]:
+    """Audio files, whose lengths are checked before any is decoded. Raises RequestError."""
+    files: list[AudioFile] = []
+    for recording in recordings:
+        try:
+            files.append(audio_file(recording.data))
+        except AudioUnreadable as error:
+            raise _refused(recording, error) from None
+        if files[-1].seconds < _LEAST_AUDIO_S:
+            raise RequestError(
+                f"'{recording.field}' is {files[-1].seconds:.2f} s long; {_LEAST_AUDIO_S:g} s is the least",
+                recording.field,
+            )
+        if (seconds := sum(file.seconds for file in files)) > MAX_AUDIO_S:
+            raise RequestError(
+                f"with '{recording.field}' the sound is {seconds:,.0f} s long; {MAX_AUDIO_S:,.0f} s is the "
+                "most for a request, so send it in parts",
+                recording.field,
+            )
+    return files
+
+
+def _refused(image: Image, error: ImageUnreadable | AudioUnreadable) -> RequestError:
     return RequestError(f"'{image.field}' cannot be read: {error}", image.field)
 
 

@@ -66,7 +66,7 @@ class PromptTokenizer:
         if len(tokens) < self._n_ctx:
             return
         n_rows = sum(token < 0 for token in tokens)
-        images = f", {n_rows:,} of them for images," if n_rows else ""
+        images = f", {n_rows:,} of them for images or sound," if n_rows else ""
         raise ContextExceeded(
             f"the prompt has {len(tokens):,} tokens{images} and "
             f"the context holds {self._n_ctx:,}; shorten the prompt, or serve with a larger --n-ctx",

@@ -1,7 +1,8 @@
-"""Images in prompts, by libmtmd: it decodes images, cuts them into rows, encodes and computes the rows.
+"""Images and sound in prompts, by libmtmd: it decodes them, cuts them into rows, and computes the rows.
 
-A prompt becomes runs of tokens with images between them. libmtmd adds the tokens that a model needs around an
-image (begin and end tokens, slices of a large image). Rows, positions and masks are those of mtmd_helper_* in
+A prompt becomes runs of tokens with images or sound between them. libmtmd adds the tokens that a model needs
+around them (begin and end tokens, slices of a large image), and cuts sound into pieces, of 30 s in most
+models. Rows, positions and masks are those of mtmd_helper_* in
 tools/mtmd/mtmd-helper.cpp. If the model's rotary embedding has dimensions for height and width (M-RoPE),
 several rows share one position. Some models have no causal mask among the rows of one image.
 """
@@ -18,6 +19,7 @@ import llama_cpp.mtmd_cpp as M  # noqa: N812 - the C side
 from vram_llm.errors import ModelRefused, NotBuilt
 from vram_llm.llama import bindings as b
 from vram_llm.llama.bindings import C
+from vram_llm.llama.multimodal.audio_files import AudioUnreadable
 from vram_llm.llama.multimodal.image_files import ImageUnreadable, check_cost, check_kind, is_webp
 from vram_llm.llama.multimodal.webp import webp_pixels, webp_size
 from vram_llm.llama.params import FLASH_ATTENTION
@@ -66,6 +68,19 @@ class Bitmap:
         weakref.finalize(self, M.mtmd_bitmap_free, handle).atexit = False
 
 
+class Recording:
+    """The samples of an audio file, resampled to the projector's rate, one channel."""
+
+    def __init__(self, data: bytes, mtmd: "M.mtmd_context_p") -> None:
+        """`data` is a file as audio_files.audio_file returns it. Raises AudioUnreadable."""
+        file = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+        handle = M.mtmd_helper_bitmap_init_from_buf(mtmd, file, len(data), False)
+        if not handle:
+            raise AudioUnreadable("the audio breaks off or is damaged")
+        self.handle = handle
+        weakref.finalize(self, M.mtmd_bitmap_free, handle).atexit = False
+
+
 def _bytes_at(address: int) -> "ctypes._Pointer[ctypes.c_uint8]":
     return ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8))
 
@@ -102,9 +117,9 @@ def size_of(data: bytes) -> tuple[int, int]:
 
 
 class ImageRows:
-    """An image, or a slice of one, in a prompt: `n_rows` rows of a batch over `n_positions` positions.
+    """An image, a slice of one, or a piece of sound: `n_rows` rows of a batch over `n_positions` positions.
 
-    `name` is a hash of the image's file.
+    `name` is a hash of the file.
     """
 
     def __init__(self, owner: "_Chunks", chunk: int) -> None:
@@ -136,7 +151,7 @@ class _Chunks:
 
 
 class ImageReader:
-    """A multimodal projector for a loaded model and its context. Call `close` before theirs."""
+    """A projector, of images or sound, for a loaded model and its context. Call `close` before theirs."""
 
     def __init__(
         self,
@@ -165,19 +180,24 @@ class ImageReader:
                 f"llama.cpp will not load {Path(path).name} with this model: "
                 f"{b.last_errors() or 'it gives no reason'}"
             )
-        if not M.mtmd_support_vision(self._mtmd):
-            self.close()
-            raise ModelRefused(f"{Path(path).name} reads sound, which is not supported yet, and no images")
+        self.takes_images: bool = M.mtmd_support_vision(self._mtmd)
+        self.takes_audio: bool = M.mtmd_support_audio(self._mtmd)
         self._ctx = ctx
         self._encoded: ImageRows | None = None
 
-    @property
-    def sees_all_at_once(self) -> bool:
-        """Whether the rows of an image attend to each other, so that one micro-batch must hold them."""
-        return bool(M.mtmd_decode_use_non_causal(self._mtmd, None))
+    def sees_all_at_once(self, rows: ImageRows) -> bool:
+        """Whether these rows attend to each other, so that one micro-batch must hold them."""
+        return bool(M.mtmd_decode_use_non_causal(self._mtmd, rows.chunk))
 
-    def read(self, prompt: Sequence[str | Bitmap], *, add_special: bool) -> list[list[int] | ImageRows]:
-        """Tokens and image rows of a prompt: text (special tokens parsed) and images. Thread-safe.
+    def recording(self, data: bytes) -> Recording:
+        """The samples of an audio file, as audio_files.audio_file returns it. Raises AudioUnreadable."""
+        assert self._mtmd is not None
+        return Recording(data, self._mtmd)
+
+    def read(
+        self, prompt: Sequence[str | Bitmap | Recording], *, add_special: bool
+    ) -> list[list[int] | ImageRows]:
+        """Tokens and rows of a prompt: text (special tokens parsed), images and sound. Thread-safe.
 
         Raises ImageUnreadable.
         """
@@ -185,7 +205,7 @@ class ImageReader:
         parts = (ctypes.POINTER(M.mtmd_input_part) * len(prompt))()
         for i, piece in enumerate(prompt):
             part = M.mtmd_input_part()
-            if isinstance(piece, Bitmap):
+            if not isinstance(piece, str):
                 part.bitmap = piece.handle
             else:
                 data = piece.encode("utf-8", "replace")
@@ -195,7 +215,7 @@ class ImageReader:
             parts[i] = ctypes.pointer(part)
         chunks = _Chunks()
         if M.mtmd_tokenize_from_parts(self._mtmd, chunks.handle, parts, len(prompt), add_special):
-            raise ImageUnreadable("the projector cannot take an image of this size or shape")
+            raise ImageUnreadable("the projector cannot take one of this size or shape")
         return chunks.parts()
 
     def has_encoded(self, image: ImageRows) -> bool:

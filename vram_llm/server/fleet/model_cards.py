@@ -99,10 +99,7 @@ def fleet_models_router(
             return anthropic_list([_of_anthropic(model, name, created) for model, name in shown])
         return FleetModelList(
             data=[_card(model, name, fleet.snapshot(model.name), created) for model, name in shown],
-            models=[
-                model_capabilities(name, model.pooling, takes_images=model.takes_images)
-                for model, name in shown
-            ],
+            models=[model_capabilities(name, model.pooling, model) for model, name in shown],
         )
 
     @router.get("/models/{model_id:path}", summary="One model", responses=refusals(404))
@@ -138,7 +135,7 @@ def _card(model: RoutedModel, name: str, now: FleetModel, created: int) -> Fleet
         ),
         max_model_len=n_ctx if info is None else info.n_ctx,
         context_length=n_ctx if info is None else info.n_ctx,
-        architecture=modalities(model.pooling, takes_images=model.takes_images),
+        architecture=modalities(model.pooling, model),
         tags=list(model.config.tags),
         device_bytes=dict(now.bytes_by_device),
         replicas=model.n_replicas,

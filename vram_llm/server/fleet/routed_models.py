@@ -51,8 +51,15 @@ class RoutedModel:
 
     @property
     def takes_images(self) -> bool:
-        """Whether it has a projector."""
+        """Whether it has a projector of images; before its first load, any projector."""
+        if self.info is not None:
+            return self.info.takes_images
         return any(companion.kind is CompanionKind.MMPROJ for companion in self.plan.companions)
+
+    @property
+    def takes_audio(self) -> bool:
+        """Whether it has a projector of sound; unknown, and False, before its first load."""
+        return self.info is not None and self.info.takes_audio
 
     @property
     def shown_names(self) -> tuple[str, ...]:

@@ -1,0 +1,143 @@
+"""Sound over HTTP: a table of refusals, and whole requests with a real projector."""
+
+import base64
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.companions import write_ears
+from tests.engine.harness import EXACT, write_f32
+from tests.server.conftest import Connect
+from tests.server.fake_engine import INFO, FakeEngine
+from tests.server.live import in_thread, listening_with, openai_sdk
+from tests.sounds import tone, wav
+from vram_llm.machine.types import Host, Machine
+from vram_llm.planner.types import Workload
+from vram_llm.workflows import planning
+
+pytestmark = pytest.mark.process
+
+SOUND = wav(tone(440))
+
+
+def in_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def chat(*sounds: object) -> dict[str, Any]:
+    """A body for chat completions: some text, sounds, some text."""
+    parts = [{"type": "input_audio", "input_audio": sound} for sound in sounds]
+    content = [{"type": "text", "text": "What is"}, *parts, {"type": "text", "text": "said?"}]
+    return {"model": "", "messages": [{"role": "user", "content": content}]}
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine(info=replace(INFO, takes_audio=True))
+
+
+async def test_a_sound_keeps_its_place_in_the_text(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    body = chat({"data": in_base64(SOUND), "format": "wav"})
+    assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+    (request,) = engine.requests
+    assert isinstance(request.prompt, str)
+    (sound,) = request.images
+    assert request.prompt[: sound.at].endswith("What is")
+    assert request.prompt[sound.at :].startswith("said?")
+    assert (sound.data, sound.is_audio) == (SOUND, True)
+    assert sound.field == "messages[0].content[1].input_audio.data"
+
+
+async def test_a_data_url(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    """As vLLM's clients send it, and llama-server's."""
+    url = f"data:audio/wav;base64,{in_base64(SOUND)}"
+    for part in (
+        {"type": "audio_url", "audio_url": {"url": url}},
+        {"type": "input_audio", "input_audio": {"data": url}},
+    ):
+        body = {"messages": [{"role": "user", "content": [part, {"type": "text", "text": "?"}]}]}
+        assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+        assert engine.requests[-1].images[0].data == SOUND
+
+
+@pytest.mark.parametrize(
+    ("sound", "why", "param"),
+    [
+        ({"format": "wav"}, "must be a string in base64", "messages[0].content[1].input_audio.data"),
+        ({"data": "@@@"}, "is not valid base64", "messages[0].content[1].input_audio.data"),
+        ({"data": "", "speed": 2}, "Unrecognized", "messages[0].content[1].input_audio.speed"),
+        ("aGVsbG8=", "must be an object", "messages[0].content[1].input_audio"),
+    ],
+)
+async def test_refused(client: httpx.AsyncClient, sound: object, why: str, param: str) -> None:
+    reply = await client.post("/v1/chat/completions", json=chat(sound))
+    assert reply.status_code == 400
+    assert why in reply.json()["error"]["message"]
+    assert reply.json()["error"]["param"] == param
+
+
+async def test_a_model_that_does_not_hear(connect: Connect, engine: FakeEngine) -> None:
+    engine.info = replace(INFO, takes_images=True)
+    reply = await connect().post("/v1/chat/completions", json=chat({"data": in_base64(SOUND)}))
+    assert "served without a projector of sound" in reply.json()["error"]["message"]
+
+
+async def test_lists_say_that_it_hears(client: httpx.AsyncClient) -> None:
+    modalities = (await client.get("/props")).json()["modalities"]
+    assert modalities == {"vision": False, "video": False, "audio": True}
+    models = (await client.get("/v1/models")).json()
+    assert models["data"][0]["architecture"]["input_modalities"] == ["text", "audio"]
+    assert models["models"][0]["capabilities"] == ["completion", "multimodal"]
+
+
+# -- a real projector ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base_url(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder: Path = tmp_path_factory.mktemp("ears")
+    mmproj = str(write_ears(folder / "mmproj.gguf"))
+    wish = Workload(n_ctx=2048, parallel=2, reserve_bytes=0, mmproj=mmproj, **EXACT)
+    plan = planning.plan(str(write_f32(folder / "tiny.gguf")), Machine(devices=(), host=host), wish)
+    with in_thread(listening_with(plan, "tiny")) as url:
+        yield url
+
+
+@pytest.fixture
+def sdk(base_url: str) -> Iterator[openai.OpenAI]:
+    with openai_sdk(base_url) as client:
+        yield client
+
+
+def first_logprobs(sdk: openai.OpenAI, sound: bytes) -> tuple[list[float], Any]:
+    reply = sdk.chat.completions.create(
+        **chat({"data": in_base64(sound), "format": "wav"}),
+        max_tokens=3,
+        temperature=0,
+        logprobs=True,
+        top_logprobs=5,
+    )
+    logprobs = reply.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    return [each.logprob for each in logprobs.content[0].top_logprobs], reply.usage
+
+
+def test_the_openai_sdk(sdk: openai.OpenAI, base_url: str) -> None:
+    one, usage = first_logprobs(sdk, SOUND)
+    again, reused = first_logprobs(sdk, SOUND)
+    other, _ = first_logprobs(sdk, wav(tone(3000)))
+    assert one == pytest.approx(again, abs=1e-4)
+    assert other != pytest.approx(one, abs=1e-3)
+    assert usage.prompt_tokens > 47
+    assert reused.prompt_tokens_details.cached_tokens == usage.prompt_tokens - 1
+    body = chat({"data": in_base64(SOUND)})
+    counted = httpx.post(f"{base_url}/chat/completions/input_tokens", json=body).json()["input_tokens"]
+    assert counted == usage.prompt_tokens
+    with pytest.raises(openai.BadRequestError, match="no WAV, MP3 or FLAC"):
+        sdk.chat.completions.create(**chat({"data": in_base64(b"OggS and so on")}))
