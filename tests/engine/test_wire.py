@@ -5,14 +5,15 @@ import pytest
 from tests.conftest import PlanOnCpu
 from vram_llm.engine import wire
 from vram_llm.engine.model_info import ModelInfo
-from vram_llm.engine.request import DecodeTick, FinishReason, Request, SamplingParams, TokenEvent
+from vram_llm.engine.request import DecodeTick, FinishReason, Infill, Request, SamplingParams, TokenEvent
 from vram_llm.engine.stats import EngineStats
+from vram_llm.model.fim_tokens import FimTokens
 from vram_llm.planner.estimates import MemoryUse
 
 INFO = ModelInfo(
     name="m", path="/m.gguf", architecture="llama", parameters=2**40, size_bytes=2**41, n_vocab=5, n_ctx=256,
     n_ctx_train=512, parallel=2, chat_template="{{ 'é' }}", bos_token="<s>", eos_token="</s>", created=17,
-    memory={"GPU0": MemoryUse(2**35, 1, 2)},
+    memory={"GPU0": MemoryUse(2**35, 1, 2)}, fim=FimTokens(4, 3, 2), ends=(1, 4),
 )  # fmt: skip
 
 SAMPLING = SamplingParams(temperature=0.5, logit_bias={7: -100.0, 0: 2.5}, seed=-(2**63))
@@ -22,6 +23,10 @@ TO_ENGINE = [
     wire.Submit(Request(id="b", prompt=(1, 2, 2**31), add_bos=False, ignore_eos=True, sampling=SAMPLING)),
     wire.Submit(Request(id="c", prompt=())),
     wire.Submit(Request(id="d", prompt="x", marks=("<tool_call>",))),
+    wire.Submit(Request(id="e", prompt="", infill=Infill(prefix="a", suffix="b", files=(("c", "d"),)))),
+    wire.Submit(
+        Request(id="f", prompt="", sampling=SamplingParams(samplers=("top_k", "infill")), n_indent=3)
+    ),
     wire.Cancel("a"),
     wire.Tokenize("a", "Grüße", add_special=True, parse_special=False),
     wire.Detokenize("b", [0, 2**31]),

@@ -67,6 +67,7 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
         "/v1/completions",
         "/completion",
         "/completions",
+        "/infill",
         "/v1/responses",
         "/v1/responses/{response_id}",
         "/v1/messages",

@@ -196,11 +196,14 @@ def test_no_server_error(operation: str, base_url: str) -> None:
 
     def check(case: "schemathesis.Case[Any]") -> None:
         if isinstance(case.body, dict):  # bounded: nobody waits for a full context
-            for name in ("max_tokens", "max_output_tokens", "max_completion_tokens"):
+            for name in ("max_tokens", "max_output_tokens", "max_completion_tokens", "n_predict"):
                 if name in case.body and case.body[name] is not None:
                     case.body[name] = 4
+            if case.path in ("/completion", "/completions", "/infill"):  # without a limit of their own
+                case.body.setdefault("n_predict", 4)
         response = case.call(base_url=base_url, timeout=PATIENCE_S)
-        case.validate_response(response, checks=[not_a_server_error])
+        if response.status_code != 501:  # the built-in model has no tokens for gaps
+            case.validate_response(response, checks=[not_a_server_error])
         assert response.status_code < 400 or response.json()["error"]["message"]
 
     try_cases(operation, check, SETTINGS)

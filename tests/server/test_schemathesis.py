@@ -15,6 +15,7 @@ from tests.server.fake_engine import FakeEngine
 from tests.server.live import in_thread, listening
 from tests.server.openapi import each_operation, try_cases
 from tests.server.tool_chat import TALKER
+from vram_llm.model.fim_tokens import FimTokens
 from vram_llm.model.pooling import Pooling
 
 if TYPE_CHECKING:  # tests/server/openapi.py loads it
@@ -23,7 +24,7 @@ if TYPE_CHECKING:  # tests/server/openapi.py loads it
 pytestmark = pytest.mark.process  # computes for many seconds
 
 MODELS = (
-    TALKER,
+    replace(TALKER, fim=FimTokens(1, 2, 3)),
     replace(TALKER, pooling=Pooling.MEAN, n_pooled=8),
     replace(TALKER, pooling=Pooling.RANK, n_pooled=1),
 )
@@ -38,6 +39,8 @@ SETTINGS = settings(
 SAME_BODIES = (
     "POST /apply-template",
     "POST /chat/completions/input_tokens",
+    "POST /completions",
+    "POST /infill",
     "POST /v1/messages/count_tokens",
     "POST /v1/responses/input_tokens",
 )

@@ -17,8 +17,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _DEFAULT = ServerConfig()
 _LEAST_WATCHDOG_S = 2  # an idle engine gives a sign of life every half second
 MODEL_FIELDS = (
-    "request_timeout_s", "image_dir", "truncate", "watchdog_s", "chat_template", "chat_template_kwargs",
-    "reasoning", "reasoning_format", "reasoning_budget", "n_predict", "tags", "sampling",
+    "request_timeout_s", "image_dir", "truncate", "spm_infill", "watchdog_s", "chat_template",
+    "chat_template_kwargs", "reasoning", "reasoning_format", "reasoning_budget", "n_predict", "tags",
+    "sampling",
 )  # fmt: skip
 """Fields of ServerConfig that may differ between the models of one server, besides their names."""
 MODEL_PARAMETERS = frozenset({*MODEL_FIELDS, *SAMPLING, "chat_template_file"} - {"chat_template", "sampling"})
@@ -133,6 +134,9 @@ _OPTIONS = (
     click.option("--truncate", is_flag=True, default=_DEFAULT.truncate, help=(
         "Drop the oldest turns of a chat that does not fit the context, in place of refusing it, unless the "
         "request decides (its field truncate). Replies say how many messages were dropped."
+    )),
+    click.option("--spm-infill", is_flag=True, default=_DEFAULT.spm_infill, help=(
+        "POST /infill puts the suffix before the prefix, as some models want it (llama-server's flag)."
     )),
     click.option("--request-timeout", "request_timeout_s", type=click.FloatRange(0), metavar="SECONDS",
                  default=_DEFAULT.request_timeout_s, show_default=True, help=(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from vram_llm.model.fim_tokens import FimTokens
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.estimates import MemoryUse
 
@@ -46,4 +47,5 @@ class ModelInfo:
     max_prompt_bytes: int | None = None  # of a text that can fit `n_ctx` tokens; None: unknown
     vocab_type: int = 0  # llama_vocab_type of llama.h
     sampling: tuple[tuple[str, float | int], ...] = ()  # fields of SamplingParams that its file names
+    fim: FimTokens = field(default_factory=FimTokens)
     ends: tuple[int, ...] = ()  # tokens that end an answer, ascending

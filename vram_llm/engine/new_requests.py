@@ -46,7 +46,7 @@ class NewRequests:
         self._draft_costs = draft_costs
         self._samplers = SamplerFactory(model)
         self._grammars = GrammarCompiler(model.vocab)
-        self._tokenizer = PromptTokenizer(model.vocab, model.n_ctx_seq)
+        self._tokenizer = PromptTokenizer(model.vocab, model.n_ctx_seq, model.n_batch)
         reader = model.images
         self._images = ImagePrompts(reader, self._tokenizer, model.n_ubatch) if reader is not None else None
         self._threads = threads
@@ -158,7 +158,9 @@ class NewRequests:
 
 
 def _same_prompt(one: Request, other: Request) -> bool:
-    return (one.prompt, one.suffix, one.add_bos) == (other.prompt, other.suffix, other.add_bos)
+    return all(
+        getattr(one, name) == getattr(other, name) for name in ("prompt", "suffix", "infill", "add_bos")
+    )
 
 
 def _cancel(reading: Future[TokenizedPrompt]) -> None:

@@ -127,6 +127,19 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Infill:
+    """A gap in a file, which the prompt's text begins to fill; files before it, each as name and text.
+
+    Special tokens in these texts stay text. `suffix_first`: the suffix comes before the prefix.
+    """
+
+    prefix: str
+    suffix: str
+    files: tuple[tuple[str, str], ...] = ()
+    suffix_first: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One sequence to generate.
 
@@ -134,7 +147,8 @@ class Request:
     beginning-of-sequence token before a text prompt if the model wants one; off for a chat template that
     writes its own. `marks` are special tokens that the answer's text shows. `adapters` are the numbers of the
     plan's LoRA adapters to compute it with; None: all. Requests share computed beginnings within one
-    `namespace`, below 2**56. With a `suffix`, the answer fills the gap between prompt and suffix. `images`,
+    `namespace`, below 2**56. With a `suffix`, the answer fills the gap between prompt and suffix; with an
+    `infill`, that between its prefix and suffix, after the prompt. `images`,
     in the order of `at`, stand in a text prompt. The answer ends with a token of `stop_token_ids`, which is
     not shown; the first `min_tokens` tokens are neither such a token nor the model's own end. With
     `reports_progress` there are events when the request is accepted and after each step that computes a part
@@ -167,6 +181,7 @@ class Request:
     adapters: tuple[int, ...] | None = None
     namespace: int = 0
     suffix: str | None = None
+    infill: Infill | None = None
     images: tuple[Image, ...] = ()
     reports_progress: bool = False
     whole: bool = False

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from vram_llm.llama.bindings import C
 from vram_llm.llama.sampling import DrySampler, SamplerChain
+from vram_llm.model.fim_tokens import FimTokens
 from vram_llm.text.overlap import overlap
 
 _CONTROL, _UNKNOWN, _USER_DEFINED = 1 << 3, 1 << 0, 1 << 4  # llama_token_attr of llama.h
@@ -39,10 +40,13 @@ class Vocab:
         self.bos: int = C.llama_vocab_bos(handle)
         self.eos: int = C.llama_vocab_eos(handle)
         self.sep: int = C.llama_vocab_sep(handle)
-        self.fim: tuple[int, int, int] = (  # fill-in-the-middle tokens before prefix, suffix and middle
-            C.llama_vocab_fim_pre(handle),
-            C.llama_vocab_fim_suf(handle),
-            C.llama_vocab_fim_mid(handle),
+        self.fim = FimTokens(
+            prefix=C.llama_vocab_fim_pre(handle),
+            suffix=C.llama_vocab_fim_suf(handle),
+            middle=C.llama_vocab_fim_mid(handle),
+            pad=C.llama_vocab_fim_pad(handle),
+            repository=C.llama_vocab_fim_rep(handle),
+            separator=C.llama_vocab_fim_sep(handle),
         )
         self.adds_bos: bool = C.llama_vocab_get_add_bos(handle)
         self.adds_eos: bool = C.llama_vocab_get_add_eos(handle)

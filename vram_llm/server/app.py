@@ -33,7 +33,7 @@ from vram_llm.server.metrics.status import status_router
 from vram_llm.server.metrics.system_readings import SystemReadings
 from vram_llm.server.middleware import AuthAndLimitsMiddleware, RequestQueue
 from vram_llm.server.models import models_router
-from vram_llm.server.native.fields import CompletionFields
+from vram_llm.server.native.fields import CompletionFields, InfillFields
 from vram_llm.server.native.routes import native_router
 from vram_llm.server.normalize_request import NormalizeRequestMiddleware
 from vram_llm.server.openapi import document
@@ -58,8 +58,9 @@ from vram_llm.server.ui.router import dashboard_routers
 
 _DEFAULT = ServerConfig()
 BODIES = (
-    ChatCompletionRequest, CompletionRequest, CompletionFields, ResponseFields, MessagesFields, CountFields,
-    TokenizeFields, DetokenizeFields, ApplyTemplateFields, EmbeddingFields, RerankFields, PlanFields,
+    ChatCompletionRequest, CompletionRequest, CompletionFields, InfillFields, ResponseFields, MessagesFields,
+    CountFields, TokenizeFields, DetokenizeFields, ApplyTemplateFields, EmbeddingFields, RerankFields,
+    PlanFields,
 )  # fmt: skip
 _MESSAGES = ("/messages", "/messages/count_tokens")
 _REFUSALS = {prefix + path: anthropic_response for prefix in ("", "/v1") for path in _MESSAGES}

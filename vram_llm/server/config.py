@@ -56,6 +56,7 @@ class ServerConfig:
     allowed_hosts: tuple[str, ...] = ()
     image_dir: Path | None = None
     truncate: bool = False  # chats that do not fit, unless the request decides
+    spm_infill: bool = False  # POST /infill: the suffix before the prefix
     max_body_bytes: int = 32 * MIB
     verbose: bool = False  # log everything; add the prompt to chat answers, unless the request decides
     log_format: LogFormat = LogFormat.TEXT

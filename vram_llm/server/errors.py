@@ -66,6 +66,12 @@ class PreviousNotFound(RequestError):
     code = "previous_response_not_found"
 
 
+class NoInfill(RequestError):
+    """The model has no tokens for prompts with a gap."""
+
+    code = "infill_not_supported"
+
+
 class UnknownRoute(RequestError):
     """A path that does not exist."""
 
@@ -189,6 +195,7 @@ ANSWERS: dict[type[Exception], ErrorKind] = {
     BodyTooLarge: ErrorKind(status=413, type=_INVALID),
     HeadTooLarge: ErrorKind(status=431, type=_INVALID),
     TooSlow: ErrorKind(status=408, type="timeout_error", retry=False),
+    NoInfill: ErrorKind(status=501, type="not_supported_error", retry=False),  # llama-server's
     UnknownEncoding: ErrorKind(status=415, type=_INVALID),
     Overloaded: ErrorKind(status=429, type="rate_limit_error", code="overloaded"),
     RateLimited: ErrorKind(status=429, type="rate_limit_error", code="rate_limit_exceeded"),  # OpenAI's code

@@ -1,6 +1,5 @@
 """GET /props: the server's facts and defaults, with llama-server's names."""
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -9,10 +8,10 @@ from pydantic import BaseModel
 from vram_llm._version import __version__
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.server.config import ServerConfig
+from vram_llm.server.native.settings import sampling_settings
 from vram_llm.server.openapi import refusals
 from vram_llm.server.replies import PRESENT
 from vram_llm.server.sampling_defaults import default_sampling
-from vram_llm.server.sampling_fields import LLAMA_SERVER_RANDOM_SEED
 from vram_llm.server.serving_context import ServingContext
 
 
@@ -78,12 +77,10 @@ def props_of(info: ModelInfo, config: ServerConfig, *, is_sleeping: bool = False
 
 
 def _params(info: ModelInfo, config: ServerConfig) -> dict[str, Any]:
-    sampling = asdict(default_sampling(info, config))
-    seed = sampling.pop("seed")
-    del sampling["logit_bias"]
+    sampling = sampling_settings(default_sampling(info, config))
+    del sampling["logit_bias"]  # as llama-server
     budget, n_predict = config.reasoning_budget, -1 if config.n_predict is None else config.n_predict
     return {
-        "seed": LLAMA_SERVER_RANDOM_SEED if seed is None else seed,
         **sampling,
         "max_tokens": n_predict,
         "n_predict": n_predict,

@@ -1,7 +1,10 @@
 """Prompts become tokens; prompts that cannot be served are refused with a reason."""
 
+from functools import partial
+
+from vram_llm.engine.inputs.infill import infill_tokens
 from vram_llm.engine.inputs.text_tokenizer import Cancellation, TextTokenizer
-from vram_llm.engine.request import FinishReason, Request, TokenEvent
+from vram_llm.engine.request import FinishReason, Infill, Request, TokenEvent
 from vram_llm.errors import ContextExceeded, RequestError
 from vram_llm.llama.vocab import Vocab
 
@@ -16,25 +19,33 @@ def max_prompt_bytes(vocab: Vocab, n_ctx: int) -> int:
 
 
 class PromptTokenizer:
-    """Checks and tokenizes prompts for a context of `n_ctx` tokens. Threads may share it."""
+    """Checks and tokenizes prompts for a context of `n_ctx` tokens. Threads may share it.
 
-    def __init__(self, vocab: Vocab, n_ctx: int) -> None:
+    `n_batch` tokens are around the gap of an Infill.
+    """
+
+    def __init__(self, vocab: Vocab, n_ctx: int, n_batch: int = 2048) -> None:
         self._vocab = vocab
         self._n_ctx = n_ctx
+        self._n_batch = n_batch
         self._texts = TextTokenizer(vocab)
         self._last: tuple[str, bool, list[int]] = ("", False, [])  # `n` choices share a prompt
 
     def is_short(self, request: Request) -> bool:
         """True if a step of the engine may tokenize the request's prompt."""
         prompt = request.prompt if isinstance(request.prompt, str) else None
-        return self._texts.is_short(prompt, request.suffix)
+        infill = request.infill
+        around = (infill.prefix, infill.suffix, *(text for _, text in infill.files)) if infill else ()
+        return self._texts.is_short(prompt, request.suffix, *around)
 
     def tokens(self, request: Request, cancellation: Cancellation | None = None) -> list[int]:
         """The prompt's tokens. Raises RequestError, ContextExceeded; CancelledError if it is cancelled."""
         prompt, cancellation = request.prompt, cancellation or Cancellation()
         if isinstance(prompt, str):
             self.check_length(prompt)
-        if request.suffix is not None:
+        if request.infill is not None:
+            tokens = self._infill(request, request.infill, cancellation)
+        elif request.suffix is not None:
             tokens = self._fill_in_middle(prompt, request.suffix, cancellation)
         elif isinstance(prompt, str):
             tokens = self._tokenize(prompt, request.add_bos, cancellation)
@@ -78,23 +89,41 @@ class PromptTokenizer:
         self, prompt: str | tuple[int, ...], suffix: str, cancellation: Cancellation
     ) -> list[int]:
         """Prefix, suffix and middle, in the order of llama-server's /infill. Raises RequestError."""
-        vocab = self._vocab
-        before, after, middle = vocab.fim
-        if min(vocab.fim) < 0:
-            raise RequestError(
-                "the model's vocabulary has no tokens to fill a gap with; leave 'suffix' out, or serve a "
-                "model that was trained to",
-                "suffix",
-            )
+        vocab, fim = self._vocab, self._vocab.fim
+        self._check_can_fill("suffix")
         self.check_length(suffix, "'suffix'")
         begin = [vocab.bos] if vocab.adds_bos else []
-        head = self._plain(prompt, cancellation) if isinstance(prompt, str) else list(prompt)
-        return [*begin, before, *head, after, *self._plain(suffix, cancellation), middle]
+        head = self._plain(prompt, cancellation, self._n_ctx) if isinstance(prompt, str) else list(prompt)
+        tail = self._plain(suffix, cancellation, self._n_ctx)
+        return [*begin, fim.prefix, *head, fim.suffix, *tail, fim.middle]
 
-    def _plain(self, text: str, cancellation: Cancellation) -> list[int]:
-        return self._texts.tokens(
-            text, cancellation, add_special=False, parse_special=False, most=self._n_ctx
+    def _infill(self, request: Request, infill: Infill, cancellation: Cancellation) -> list[int]:
+        """Files, prefix, suffix and middle. Raises RequestError."""
+        self._check_can_fill("input_suffix")
+        begun = request.prompt
+        if isinstance(begun, str):
+            begun = tuple(self._tokenize(begun, False, cancellation))
+        return infill_tokens(
+            self._vocab,
+            infill,
+            list(begun),
+            partial(self._plain, cancellation=cancellation),
+            n_batch=min(self._n_batch, self._n_ctx),
+            room=request.max_tokens or 0,
+            n_ctx=self._n_ctx,
         )
+
+    def _check_can_fill(self, field: str) -> None:
+        """Raises RequestError."""
+        if not self._vocab.fim.can_fill:
+            raise RequestError(
+                f"the model's vocabulary has no tokens to fill a gap with; leave '{field}' out, or serve a "
+                "model that was trained to",
+                field,
+            )
+
+    def _plain(self, text: str, cancellation: Cancellation, most: int | None = None) -> list[int]:
+        return self._texts.tokens(text, cancellation, add_special=False, parse_special=False, most=most)
 
     def _tokenize(self, prompt: str, add_bos: bool, cancellation: Cancellation) -> list[int]:
         last = self._last

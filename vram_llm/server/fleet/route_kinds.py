@@ -17,6 +17,7 @@ _KINDS = {
     ("POST", "/chat/completions/input_tokens"): RouteKind.TEXT,
     ("POST", "/completions"): RouteKind.TEXT,
     ("POST", "/completion"): RouteKind.TEXT,
+    ("POST", "/infill"): RouteKind.TEXT,
     ("POST", "/responses"): RouteKind.TEXT,
     ("POST", "/responses/input_tokens"): RouteKind.TEXT,
     ("POST", "/messages"): RouteKind.TEXT,

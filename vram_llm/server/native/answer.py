@@ -10,7 +10,7 @@ import msgspec
 from starlette.responses import Response
 
 from vram_llm.engine.model_info import ModelInfo
-from vram_llm.engine.request import Request, TokenEvent
+from vram_llm.engine.request import Infill, Request, TokenEvent
 from vram_llm.errors import RequestError
 from vram_llm.server.generation import TokenEvents, engine_requests, stream_events
 from vram_llm.server.image_inputs import MAX_IMAGES_BYTES
@@ -26,11 +26,15 @@ from vram_llm.server.timings import ChoiceClock, timed
 
 
 async def native_answer(
-    serving: ServingContext, info: ModelInfo, fields: NativeFields, given: NativePrompts
+    serving: ServingContext,
+    info: ModelInfo,
+    fields: NativeFields,
+    given: NativePrompts,
+    gap: Infill | None = None,
 ) -> Response:
-    """The reply to a native request. Raises RequestError."""
+    """The reply to a native request. The answer fills the `gap`, if there is one. Raises RequestError."""
     fields.logit_bias = await resolve_text_biases(fields.logit_bias, serving.engine)
-    requests = _requests(serving, info, fields, given)
+    requests = [replace(request, infill=gap) for request in _requests(serving, info, fields, given)]
     clocks = [ChoiceClock() for _ in requests]
     choices = [
         NativeChoice(index, request, fields, info, clock)
@@ -50,7 +54,7 @@ def _requests(
     base = Request(
         id=f"cmpl-{uuid4().hex}",
         prompt=given.prompts[0],
-        max_tokens=fields.token_limit(),
+        max_tokens=fields.token_limit(serving.config.n_predict),
         logprobs=fields.n_top,
         grammar=fields.grammar_wanted(),
         post_sampling=bool(fields.post_sampling_probs and fields.n_top),

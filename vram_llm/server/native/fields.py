@@ -4,12 +4,13 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, WithJsonSchema
 
-from vram_llm.server.known_fields import Neutral
+from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.sampling_fields import WHOLE
 from vram_llm.server.schemas import OpenAIFields
 
 MAX_PROBS = 128  # candidates per token
 MAX_RESPONSE_FIELDS = 64
+MAX_EXTRAS = 1024
 
 _TOKEN_OR_TEXT = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
 _ONE = {
@@ -58,6 +59,24 @@ class NativeFields(OpenAIFields):
         """Whether a field of the reply is wanted."""
         wanted = self.response_fields
         return not wanted or any(path.partition("/")[0] == name for path in wanted)
+
+
+class InputExtra(Fields):
+    """A file, or a part of one, that may help to fill the gap. `time` is llama.vim's own."""
+
+    ignored: ClassVar[frozenset[str]] = frozenset({"time"})
+
+    filename: str | None = None
+    text: str
+
+
+class InfillFields(NativeFields):
+    """POST /infill. The answer continues `prompt`, which stands after the prefix."""
+
+    input_prefix: str
+    input_suffix: str
+    input_extra: Annotated[list[InputExtra], Field(max_length=MAX_EXTRAS)] | None = None
+    prompt: str | None = None
 
 
 class CompletionFields(NativeFields):

@@ -1,4 +1,4 @@
-"""POST /completion, and POST /completions without /v1, as llama-server has them."""
+"""POST /completion, /completions without /v1, and /infill, as llama-server has them."""
 
 from typing import Any
 
@@ -7,8 +7,9 @@ from fastapi.responses import Response
 from pydantic import RootModel
 
 from vram_llm.server.native.answer import native_answer
-from vram_llm.server.native.fields import CompletionFields
-from vram_llm.server.native.prompts import read_prompts
+from vram_llm.server.native.fields import CompletionFields, InfillFields
+from vram_llm.server.native.gap import gap_of
+from vram_llm.server.native.prompts import NativePrompts, read_prompts
 from vram_llm.server.openapi import generation_route
 from vram_llm.server.read_body import read_fields
 from vram_llm.server.serving_context import ServingContext
@@ -34,5 +35,17 @@ def native_router(serving: ServingContext) -> APIRouter:
         fields = await read_fields(CompletionFields, http)
         info = serving.generation_model(fields.model)
         return await native_answer(serving, info, fields, await read_prompts(fields.prompt, info, serving))
+
+    @router.post(
+        "/infill",
+        **generation_route(
+            "Fill a gap in a file, with llama-server's fields", InfillFields, NativeCompletion
+        ),
+    )
+    async def infill(http: Request) -> Response:
+        fields = await read_fields(InfillFields, http)
+        info = serving.generation_model(fields.model)
+        gap = gap_of(fields, info, suffix_first=serving.config.spm_infill)
+        return await native_answer(serving, info, fields, NativePrompts([fields.prompt or ""], [()]), gap)
 
     return router
