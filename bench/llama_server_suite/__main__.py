@@ -8,10 +8,11 @@ from bench.llama_server_suite.comparison import (
     Comparison,
     control_table,
     counted_tests,
-    native_table,
+    parts_table,
     report,
 )
-from bench.llama_server_suite.running import CONTROL, OWN, run_suite
+from bench.llama_server_suite.routes import native_parts, parts_left_out
+from bench.llama_server_suite.running import CONTROL, OWN, THROUGH, run_suite
 from bench.llama_server_suite.source import prepared_suite
 from scripts.build_args import SetupError
 
@@ -26,7 +27,14 @@ def main() -> int:
         help="run only FILE, such as test_rerank.py; repeat for more",
     )
     parser.add_argument("--control-only", action="store_true", help="run llama-server alone")
+    parser.add_argument(
+        "--through",
+        choices=THROUGH,
+        default=THROUGH[0],
+        help="command of this server that gets the tests' lines; through serve only tests of the API count",
+    )
     given = parser.parse_args()
+    parts = native_parts if given.through == "serve" else parts_left_out
     try:
         suite = prepared_suite()
     except SetupError as error:
@@ -34,13 +42,13 @@ def main() -> int:
         return 2
     files = [f"unit/{name}" for name in given.only or _files(suite.tests)]
     control = run_suite(suite, CONTROL, files, suite.tests / "control.log")
-    print("\n".join((*control_table(control), "", *native_table(control))), flush=True)
+    print("\n".join((*control_table(control, parts), "", *parts_table(control, parts))), flush=True)
     if given.control_only:
         return 0
-    counted = counted_tests(control)
+    counted = counted_tests(control, parts)
     needed = list(dict.fromkeys(test.partition("::")[0] for test in counted))
-    own = run_suite(suite, OWN, needed, suite.tests / "own.log", counted)
-    comparison = Comparison(control, own)
+    own = run_suite(suite, OWN, needed, suite.tests / "own.log", counted, given.through)
+    comparison = Comparison(control, own, parts)
     print("\n".join(("", *report(comparison), "", f"logs: {suite.tests}/control.log, own.log")))
     return 0 if comparison.is_good else 1
 

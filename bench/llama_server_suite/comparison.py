@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bench.llama_server_suite.reasons import reason
-from bench.llama_server_suite.routes import native_parts
+from bench.llama_server_suite.routes import Parts
 from bench.llama_server_suite.running import Result
 
 SHARE_WANTED = 0.97
@@ -13,15 +13,16 @@ SHARE_WANTED = 0.97
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Results by test id: the control's, and this server's of the tests that count."""
+    """Results by test id: the control's, and this server's of the tests that count, which have no `parts`."""
 
     control: Mapping[str, Result]
     own: Mapping[str, Result]
+    parts: Parts
 
     @property
     def counted(self) -> list[str]:
-        """Tests that the control passes by the API alone."""
-        return counted_tests(self.control)
+        """Tests that the control passes, and that use no part of llama-server that does not count."""
+        return counted_tests(self.control, self.parts)
 
     @property
     def passed(self) -> list[str]:
@@ -45,18 +46,18 @@ class Comparison:
         return not self.unexplained and len(self.passed) >= SHARE_WANTED * len(self.counted)
 
 
-def counted_tests(control: Mapping[str, Result]) -> list[str]:
-    """Tests that the control passes and that use only the API."""
+def counted_tests(control: Mapping[str, Result], parts: Parts) -> list[str]:
+    """Tests that the control passes and that use none of the `parts`."""
     return [
         test
         for test, result in control.items()
-        if result.outcome == "passed" and not native_parts(result.requests, result.options)
+        if result.outcome == "passed" and not parts(result.requests, result.options)
     ]
 
 
-def control_table(control: Mapping[str, Result]) -> Iterator[str]:
+def control_table(control: Mapping[str, Result], parts: Parts) -> Iterator[str]:
     """A line for each file: its tests, those that the control passes, those of them that count."""
-    counted = Counter(map(_file, counted_tests(control)))
+    counted = Counter(map(_file, counted_tests(control, parts)))
     tests = Counter(map(_file, control))
     passed = Counter(_file(test) for test, result in control.items() if result.outcome == "passed")
     yield f"{'file':<32}{'tests':>7}{'control':>9}{'count':>7}"
@@ -67,14 +68,14 @@ def control_table(control: Mapping[str, Result]) -> Iterator[str]:
         )
 
 
-def native_table(control: Mapping[str, Result]) -> Iterator[str]:
-    """A line for each set of llama-server's own parts: how many tests that the control passes need them."""
+def parts_table(control: Mapping[str, Result], parts: Parts) -> Iterator[str]:
+    """A line for each set of parts that do not count: how many tests that the control passes need them."""
     needed: Counter[str] = Counter()
     for result in control.values():
-        parts = native_parts(result.requests, result.options)
-        if result.outcome == "passed" and parts:
-            needed[", ".join(parts)] += 1
-    yield "not counted, since they use llama-server's own features:"
+        found = parts(result.requests, result.options)
+        if result.outcome == "passed" and found:
+            needed[", ".join(found)] += 1
+    yield "not counted, since they use other features of llama-server:"
     for named, n in needed.most_common():
         yield f"{n:>5}  {named}"
 

@@ -1,11 +1,12 @@
 """Start one of the two servers from llama-server's command line in the tests.
 
 The tests start `python -m bench.llama_server_suite.launcher ARGUMENTS` by a script. Both servers get files in
-place of the hub's models. llama-server gets the other arguments unchanged; this server gets its own options,
-and an argument without an equal option is left out with a line on stderr.
+place of the hub's models, and the other arguments unchanged: this server by `vram-llm llama-server`. Through
+`vram-llm serve` it gets its own options, and an argument without an equal option is left out with a line on
+stderr.
 
-Environment: SUITE_SERVER ("llama-server" or "vram-llm"), SUITE_LLAMA_SERVER (the program), SUITE_MODELS (the
-folder of the substitutes), SUITE_TEST (the test's id).
+Environment: SUITE_SERVER ("llama-server" or "vram-llm"), SUITE_THROUGH ("llama-server" or "serve"),
+SUITE_LLAMA_SERVER (the program), SUITE_MODELS (the folder of the substitutes), SUITE_TEST (the test's id).
 """
 
 import os
@@ -58,8 +59,9 @@ def main(arguments: Sequence[str]) -> None:
     if os.environ["SUITE_SERVER"] == "llama-server":
         program = os.environ["SUITE_LLAMA_SERVER"]
         os.execv(program, [program, *control_arguments(arguments, models)])
-    own = own_arguments(arguments, models)
-    os.execv(sys.executable, [sys.executable, "-m", "vram_llm", "serve", *own])
+    through = os.environ["SUITE_THROUGH"]
+    own = own_arguments(arguments, models) if through == "serve" else same_arguments(arguments, models)
+    os.execv(sys.executable, [sys.executable, "-m", "vram_llm", through, *own])
 
 
 def control_arguments(arguments: Sequence[str], models: Path) -> list[str]:
@@ -69,6 +71,15 @@ def control_arguments(arguments: Sequence[str], models: Path) -> list[str]:
         return [*rest, "--no-mmproj"] if "--no-mmproj" not in rest else rest
     projector = [] if found.projector is None or "--no-mmproj" in rest else ["--mmproj", str(found.projector)]
     return ["--model", str(found.model), *projector, *rest]
+
+
+def same_arguments(arguments: Sequence[str], models: Path) -> list[str]:
+    """The control's command line; the substitute's projector also replaces one that the line names."""
+    line = control_arguments(arguments, models)
+    if "--mmproj-url" not in line:
+        return line
+    place = line.index("--mmproj-url")
+    return [*line[:place], *line[place + 2 :]]
 
 
 def own_arguments(arguments: Sequence[str], models: Path) -> list[str]:

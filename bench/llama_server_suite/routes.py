@@ -1,9 +1,12 @@
-"""Which tests count: tests that use only routes of the OpenAI and Anthropic API.
+"""Which tests count: all but those of features that are left out on purpose; or those of the API alone.
 
 The plugin records each test's requests to the control and its options; there is no list of tests.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+
+Parts = Callable[[Collection[str], Iterable[str]], list[str]]
+"""Names the parts of llama-server for which a test does not count, by its requests and its options."""
 
 # Method and path, as llama-server binds them (tools/server/server.cpp) to a handler of OpenAI's or
 # Anthropic's form, or to one that both servers have. There /completions and /embeddings without /v1 are
@@ -56,3 +59,22 @@ def native_parts(requests: Collection[str], options: Iterable[str]) -> list[str]
     if not requests:
         found.add("nothing over HTTP")
     return sorted(found)
+
+
+# Options of features that this server leaves out on purpose.
+_LEFT_OUT = {
+    "--tools": "built-in tools",
+    "--tools-runtime": "built-in tools",
+    "--agent": "built-in tools",
+    "--mcp-servers-config": "MCP servers",
+    "--mcp-servers-json": "MCP servers",
+    "--ui-mcp-proxy": "the proxy of its web page",
+    "--context-shift": "the context shift",
+    "--spec-synth-len": "made-up drafts",
+    "--spec-synth-rates": "made-up drafts",
+}
+
+
+def parts_left_out(_requests: Collection[str], options: Iterable[str]) -> list[str]:
+    """Features that a test uses and this server leaves out on purpose, by its options."""
+    return sorted({_LEFT_OUT[option] for option in options if option in _LEFT_OUT})

@@ -17,6 +17,7 @@ from scripts.setup import ROOT
 from tests.pictures import png
 
 CONTROL, OWN = "llama-server", "vram-llm"
+THROUGH = ("llama-server", "serve")  # the commands of this server that may get the tests' command lines
 _TEST_TIMEOUT_S = 60
 
 
@@ -36,9 +37,17 @@ class Result:
 
 
 def run_suite(
-    suite: Suite, server: str, files: Iterable[str], log: Path, tests: Iterable[str] | None = None
+    suite: Suite,
+    server: str,
+    files: Iterable[str],
+    log: Path,
+    tests: Iterable[str] | None = None,
+    through: str = THROUGH[0],
 ) -> dict[str, Result]:
-    """Run the files, or the `tests` in them, against `server`; results by test id. Output goes to `log`."""
+    """Run the files, or the `tests` in them, against `server`; results by test id. Output goes to `log`.
+
+    `through` is the command that this server is started by.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         record, launcher = Path(scratch, "record.jsonl"), Path(scratch, "server")
         record.touch()
@@ -53,6 +62,7 @@ def run_suite(
             "SUITE_PICTURE": base64.b64encode(png(1, 56, 56)).decode(),
             "SUITE_RECORD": str(record),
             "SUITE_SERVER": server,
+            "SUITE_THROUGH": through,
         }
         if tests is not None:
             Path(scratch, "tests").write_text("\n".join(tests))
