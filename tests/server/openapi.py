@@ -45,6 +45,7 @@ OPERATIONS = (
     "DELETE /v1/responses/{response_id}",
     "POST /v1/messages",
     "POST /v1/messages/count_tokens",
+    "POST /v1/audio/transcriptions",
     "POST /v1/embeddings",
     "POST /v1/rerank",
     "GET /props",

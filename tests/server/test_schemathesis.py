@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # tests/server/openapi.py loads it
 pytestmark = pytest.mark.process  # computes for many seconds
 
 MODELS = (
-    replace(TALKER, fim=FimTokens(1, 2, 3)),
+    replace(TALKER, fim=FimTokens(1, 2, 3), takes_audio=True),
     replace(TALKER, pooling=Pooling.MEAN, n_pooled=8),
     replace(TALKER, pooling=Pooling.RANK, n_pooled=1),
 )

@@ -51,6 +51,7 @@ from vram_llm.server.tokenizer_routes import (
     TokenizeFields,
     tokens_router,
 )
+from vram_llm.server.transcriptions import TranscriptionFields, transcriptions_router
 from vram_llm.server.ui.page import Page
 from vram_llm.server.ui.plan_fields import PlanFields
 from vram_llm.server.ui.ports import Ui
@@ -60,7 +61,7 @@ _DEFAULT = ServerConfig()
 BODIES = (
     ChatCompletionRequest, CompletionRequest, CompletionFields, InfillFields, ResponseFields, MessagesFields,
     CountFields, TokenizeFields, DetokenizeFields, ApplyTemplateFields, EmbeddingFields, RerankFields,
-    PlanFields,
+    PlanFields, TranscriptionFields,
 )  # fmt: skip
 _MESSAGES = ("/messages", "/messages/count_tokens")
 _REFUSALS = {prefix + path: anthropic_response for prefix in ("", "/v1") for path in _MESSAGES}
@@ -160,7 +161,14 @@ def add_model_routes(app: FastAPI, serving: ServingContext) -> None:
     add_twice(app, tokens_router(serving), documented="")
     add_routes(app, native_router(serving))
     app.include_router(completions_router(serving), prefix="/v1")  # without it, llama-server's form
-    for make in (chat_router, responses_router, anthropic_router, embeddings_router, rerank_router):
+    for make in (
+        chat_router,
+        responses_router,
+        anthropic_router,
+        embeddings_router,
+        rerank_router,
+        transcriptions_router,
+    ):
         add_twice(app, make(serving))
 
 

@@ -32,8 +32,11 @@ class JsonReply(Response):
         work: Coroutine[Any, Any, bytes],
         ping_interval_s: float,
         refuse: Callable[[Exception], Response] = error_response,
+        *,
+        content_type: str = _TYPE,
     ) -> None:
         self.background = None
+        self._content_type = content_type
         self._work = work
         self._ping_interval_s = ping_interval_s or None
         self._refuse = refuse
@@ -46,13 +49,13 @@ class JsonReply(Response):
         try:
             await asyncio.wait({working}, timeout=self._ping_interval_s)
             if working.done():
-                await Response(working.result(), media_type=_TYPE)(scope, receive, send)
+                await Response(working.result(), media_type=self._content_type)(scope, receive, send)
                 return
             await send(
                 {
                     "type": "http.response.start",
                     "status": 200,
-                    "headers": [(b"content-type", _TYPE.encode())],
+                    "headers": [(b"content-type", self._content_type.encode())],
                 }
             )
             while not working.done():

@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from vram_llm.server.replies import ErrorReply
 
+_JSON = "application/json"
 _COMPONENT = "#/components/schemas/{model}"
 _REFUSALS = {
     400: "The request is invalid",
@@ -25,18 +26,22 @@ _REFUSALS = {
 }
 
 
-def generation_route(summary: str, body: type[BaseModel], reply: type[BaseModel]) -> dict[str, Any]:
+def generation_route(
+    summary: str, body: type[BaseModel], reply: type[BaseModel], content_type: str = _JSON
+) -> dict[str, Any]:
     """Keyword arguments for a POST route that answers with `reply`, or with a stream of chunks."""
     stream = {"schema": {"description": "Server-sent events: data: {chunk} lines, and data: [DONE]"}}
-    route = body_route(summary, body, reply)
+    route = body_route(summary, body, reply, content_type)
     route["responses"][200] = {"model": reply, "content": {"text/event-stream": stream}}
     return route
 
 
-def body_route(summary: str, body: type[BaseModel], reply: type[BaseModel]) -> dict[str, Any]:
+def body_route(
+    summary: str, body: type[BaseModel], reply: type[BaseModel], content_type: str = _JSON
+) -> dict[str, Any]:
     """Keyword arguments for a POST route that answers with `reply`."""
     schema = {"$ref": _COMPONENT.format(model=body.__name__)}
-    content = {"application/json": {"schema": schema}}
+    content = {content_type: {"schema": schema}}
     return {
         "summary": summary,
         "openapi_extra": {"requestBody": {"required": True, "content": content}},

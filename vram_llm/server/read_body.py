@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from vram_llm.errors import Overloaded
 from vram_llm.server.errors import BodyTooLarge
+from vram_llm.server.multipart import FormPart, form_parts
 from vram_llm.server.schemas import parse
 from vram_llm.server.worker_threads import BODIES, run_in
 from vram_llm.units import format_bytes
@@ -103,14 +104,31 @@ _held: ContextVar[HeldBody | None] = ContextVar("held", default=None)
 
 async def read_fields(kind: type[T], http: Request) -> T:
     """The request's body as `kind`. Raises RequestError naming the field, BodyTooLarge, Overloaded."""
-    body = b"".join([chunk async for chunk in http.stream()])  # `http.body()` would be kept with the request
+    body = await _body(http)
     try:
         if len(body) < LARGE_BYTES:
             return parse(kind, body)
         return await run_in(BODIES, _parse_large, kind, body)
     finally:
-        if (held := _held.get()) is not None:
-            held.release()
+        _release()
+
+
+async def read_form(http: Request) -> list[FormPart]:
+    """The fields of a form. Raises RequestError, BodyTooLarge, Overloaded."""
+    body = await _body(http)
+    try:
+        return form_parts(body, http.headers.get("content-type", ""))
+    finally:
+        _release()
+
+
+async def _body(http: Request) -> bytes:
+    return b"".join([chunk async for chunk in http.stream()])  # `http.body()` would be kept with the request
+
+
+def _release() -> None:
+    if (held := _held.get()) is not None:
+        held.release()
 
 
 def _trim() -> None:

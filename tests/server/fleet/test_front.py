@@ -46,6 +46,15 @@ async def test_names(client: httpx.AsyncClient, asked: str | None, answered: str
     assert reply["model"] == name
 
 
+async def test_the_model_of_a_form(client: httpx.AsyncClient, served: FleetUnderTest) -> None:
+    """It is found among a form's fields; these models do not hear, which they say themselves."""
+    reply = await client.post(
+        "/v1/audio/transcriptions", files={"file": ("a.wav", b"RIFF")}, data={"model": "coder"}
+    )
+    assert served.fleet.leases == ["coder"]
+    assert "'coder' does not hear" in reply.json()["error"]["message"]
+
+
 async def test_unknown_model(client: httpx.AsyncClient, served: FleetUnderTest) -> None:
     refused = await _chat(client, "gpt-9")
     assert refused.status_code == 404
@@ -76,7 +85,7 @@ async def test_wrong_kind_is_refused_before_a_load(client: httpx.AsyncClient, se
 
 async def test_every_route_of_a_model_is_given_an_engine(served: FleetUnderTest) -> None:
     """A route that is missing in route_kinds would have none."""
-    of_models = {"completions", "responses", "messages", "embeddings", "rerank", "tokens", "chat"}
+    of_models = {"completions", "responses", "messages", "embeddings", "rerank", "tokens", "chat", "audio"}
     stored = {"/v1/responses/{response_id}"}
     for path, methods in served.app.openapi()["paths"].items():
         for method, operation in methods.items():

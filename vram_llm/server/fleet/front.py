@@ -7,6 +7,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 from pydantic import BaseModel
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,6 +21,7 @@ from vram_llm.server.fleet.query_switch import query_switch
 from vram_llm.server.fleet.route_kinds import route_kind
 from vram_llm.server.fleet.routed_models import RoutedModel, RoutedModels
 from vram_llm.server.generation import while_connected
+from vram_llm.server.multipart import form_parts, is_form
 from vram_llm.server.normalize_request import receive_again
 from vram_llm.server.read_body import LARGE_BYTES, check_values
 from vram_llm.server.request_record import record_of_request
@@ -52,8 +54,13 @@ class FleetFrontMiddleware:
             asked = query.get("model", [""])[0]
         else:
             body = await _body(receive)
-            is_large = len(body) >= LARGE_BYTES
-            asked = await run_in(BODIES, _model_of_large, body) if is_large else model_of(body)
+            content_type = Headers(scope=scope).get("content-type", "")
+            if is_form(content_type):
+                asked = _model_of_form(body, content_type)
+            elif len(body) >= LARGE_BYTES:
+                asked = await run_in(BODIES, _model_of_large, body)
+            else:
+                asked = model_of(body)
             given = receive_again({"type": "http.request", "body": body, "more_body": False}, receive)
             del body  # the route that reads it frees it
         model = self._models.find(asked, kind, current_key.get())
@@ -107,6 +114,11 @@ class _AnyModel(msgspec.Struct):
 
 class _ModelField(BaseModel, strict=True):
     model: str | None = None
+
+
+def _model_of_form(body: bytes, content_type: str) -> str:
+    """The field `model` of a form, or "". Raises RequestError."""
+    return next((part.text() for part in form_parts(body, content_type) if part.name == "model"), "")
 
 
 def _model_of_large(body: bytes) -> str:

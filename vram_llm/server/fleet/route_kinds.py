@@ -23,6 +23,7 @@ _KINDS = {
     ("POST", "/messages"): RouteKind.TEXT,
     ("POST", "/messages/count_tokens"): RouteKind.TEXT,
     ("POST", "/apply-template"): RouteKind.TEXT,
+    ("POST", "/audio/transcriptions"): RouteKind.TEXT,
     ("POST", "/embeddings"): RouteKind.EMBEDDINGS,
     ("POST", "/rerank"): RouteKind.RANKS,
     ("POST", "/tokenize"): RouteKind.ANY,
