@@ -1,5 +1,6 @@
 """Types of command-line options: counts of tokens, sizes, shares, adapters."""
 
+import csv
 import math
 from typing import Any, ClassVar
 
@@ -7,6 +8,8 @@ import click
 
 from vram_llm.errors import BadSplit
 from vram_llm.machine.device_choice import NO_DEVICES
+from vram_llm.model.metadata_override import MetadataOverride
+from vram_llm.model.metadata_overrides import parse_override
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import Lora
 from vram_llm.units import parse_bytes, parse_count, parse_seconds
@@ -183,6 +186,22 @@ class DeviceListType(click.ParamType[tuple[str, ...]]):
                 f"{value!r} is no list of devices; write it like GPU0,GPU1, or {NO_DEVICES}", param, ctx
             )
         return names
+
+
+class MetadataType(click.ParamType[tuple[MetadataOverride, ...]]):
+    """Overrides of metadata, "KEY=TYPE:VALUE,...", as a row of CSV: quotes hold commas."""
+
+    name = "metadata"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[MetadataOverride, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(parse_override(field) for field in next(csv.reader([str(value)]), []))
+        except (ValueError, csv.Error) as error:
+            self.fail(str(error), param, ctx)
 
 
 class LoraType(click.ParamType[Lora]):

@@ -9,6 +9,7 @@ from vram_llm.cli.option_types import (
     ContextType,
     GpuLayersType,
     LoraType,
+    MetadataType,
     MicroBatchType,
     SwitchType,
     TensorSplitType,
@@ -108,6 +109,12 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--kv-offload/--no-kv-offload -kvo/-nkvo", fields=("kv_offload",), help=(
         "Keep the KV cache on the devices of its layers; --no-kv-offload keeps it on the CPU, where "
         "attention is then computed.  [default: --kv-offload]"
+    )),
+    PlanOption(flags="--override-kv", fields=("kv_overrides",), type=MetadataType(), multiple=True,
+               to_field=lambda rows: tuple(override for row in rows for override in row),
+               metavar="KEY=TYPE:VALUE,...", help=(
+        "Replace a value of the model file's metadata, for the plan and for llama.cpp: "
+        "qwen3moe.expert_used_count=int:4. The types are int, float, bool and str. Repeat for more."
     )),
     PlanOption(flags="--mmproj", fields=("mmproj",), metavar="FILE", has_default=False, help=(
         "The model's multimodal projector, placed on one device. Requests may then contain images.  "

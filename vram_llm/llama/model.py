@@ -112,7 +112,13 @@ class LoadedModel:
     def _load(self, progress: Progress | None) -> int:
         plan = self.plan
         self._held = HeldBuffers(self._handles if plan.placement.split_mode is SplitMode.TENSOR else ())
-        params = ModelParams(plan.placement, plan.context, self._handles, extra_buffers=self.extra_buffers)
+        params = ModelParams(
+            plan.placement,
+            plan.context,
+            self._handles,
+            extra_buffers=self.extra_buffers,
+            kv_overrides=plan.model.kv_overrides,
+        )
         params.struct.load_mode = LOAD_AUTO if plan.context.use_mmap else LOAD_WITHOUT_MMAP
         params.struct.check_tensors = plan.serving.check_tensors
         if progress is not None:

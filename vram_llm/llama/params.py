@@ -6,6 +6,7 @@ from typing import Any
 
 from vram_llm.llama import bindings as b
 from vram_llm.llama.bindings import C
+from vram_llm.model.metadata_override import MetadataOverride
 from vram_llm.model.pooling import NUMBERS
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.context import NO_TENSOR
@@ -42,6 +43,7 @@ class ModelParams:
         devices: Sequence[int],
         *,
         extra_buffers: bool = True,
+        kv_overrides: Sequence[MetadataOverride] = (),
     ) -> None:
         """`devices` are ggml's handles, in the placement's order.
 
@@ -60,6 +62,8 @@ class ModelParams:
         # weights of a mapped file would be repacked into memory all the same
         may_repack = extra_buffers and context.resident_bytes is None
         self.struct.use_extra_bufts = may_repack and not b.has_amx_kernels()
+        if kv_overrides:
+            self.struct.kv_overrides = _kv_overrides(kv_overrides)
         if moved := self._overrides(placement, context, devices):
             overrides = (_Override * (len(moved) + 1))(*moved)
             self.keep(overrides)
@@ -79,6 +83,23 @@ class ModelParams:
     def keep(self, what: object) -> None:
         """Keep one more object alive that the struct points at."""
         self._kept.append(what)
+
+
+def _kv_overrides(overrides: Sequence[MetadataOverride]) -> Any:
+    """An array of llama_model_kv_override, whose last one has no key."""
+    array = (C.llama_model_kv_override * (len(overrides) + 1))()
+    for entry, override in zip(array, overrides, strict=False):
+        entry.key = override.key.encode()
+        match override.value:
+            case bool():
+                entry.tag, entry.value.val_bool = C.LLAMA_KV_OVERRIDE_TYPE_BOOL, override.value
+            case int():
+                entry.tag, entry.value.val_i64 = C.LLAMA_KV_OVERRIDE_TYPE_INT, override.value
+            case float():
+                entry.tag, entry.value.val_f64 = C.LLAMA_KV_OVERRIDE_TYPE_FLOAT, override.value
+            case str():
+                entry.tag, entry.value.val_str = C.LLAMA_KV_OVERRIDE_TYPE_STR, override.value.encode()
+    return array
 
 
 def context_params(context: Context) -> Any:

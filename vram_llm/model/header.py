@@ -12,6 +12,7 @@ from vram_llm.model.gguf import MAX_TENSORS, GgufFile, TensorInfo, Value, type_n
 from vram_llm.model.header_file import ReadFile, read_file_header
 from vram_llm.model.known_arrays import KnownArrays
 from vram_llm.model.location import RemoteFile
+from vram_llm.model.metadata_override import MetadataOverride
 from vram_llm.model.shards import shard_name
 
 MAX_PARTS = 1000
@@ -41,6 +42,7 @@ class Header:
     raw: Mapping[str, bytes]  # the bytes of `metadata`, without the vocabulary: GgufFile.raw
     tensors: tuple[TensorInfo, ...]
     shards: tuple[Shard, ...]
+    overrides: tuple[MetadataOverride, ...] = ()  # already applied to `metadata`, not to `raw`
 
     @property
     def path(self) -> Path | RemoteFile:

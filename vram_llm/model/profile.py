@@ -20,6 +20,7 @@ from vram_llm.model.layer_memory import (
     linear_layers,
     read_attention,
 )
+from vram_llm.model.metadata_override import MetadataOverride
 from vram_llm.model.pooling import Pooling, read_pooling
 from vram_llm.model.quants import quantization_name, row_bytes
 from vram_llm.model.rope_facts import UNSCALED, RopeFacts, read_rope
@@ -84,6 +85,7 @@ class ModelProfile:
     shards: tuple[Shard, ...]
     can_map: bool = True  # false where llama.cpp aborts if weights on the host are mapped from the file
     rope: RopeFacts = UNSCALED
+    overrides: tuple[MetadataOverride, ...] = ()  # of the file's metadata
     adapters: tuple[Adapter, ...] = ()  # LoRA adapters that the model runs with
 
     @property
@@ -110,10 +112,7 @@ TENSOR_ALIGNMENT = 32  # bytes: ggml-impl.h
 
 
 def profile(header: Header) -> ModelProfile:
-    """Work out the profile of a language model.
-
-    Raises ModelFileError (the file holds no language model) or CorruptHeader.
-    """
+    """The profile of a language model. Raises ModelFileError (the file holds none) or CorruptHeader."""
     keys, n_layers, n_draft = _identify(header)
     in_layers, outside = _sort_tensors(header, keys.arch, n_layers)
     attention = read_attention(keys, n_layers, n_draft)
@@ -168,6 +167,7 @@ def profile(header: Header) -> ModelProfile:
         shards=header.shards,
         can_map=_can_map(header),
         rope=read_rope(keys),
+        overrides=header.overrides,
     )
 
 

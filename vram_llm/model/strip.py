@@ -11,6 +11,7 @@ from pathlib import Path
 from vram_llm.errors import CorruptHeader
 from vram_llm.model.gguf import SkippedArray
 from vram_llm.model.header import Header
+from vram_llm.model.metadata_override import MetadataOverride
 
 _VERSION = 3
 _STRING, _U32 = 8, 4
@@ -48,6 +49,19 @@ def write_stripped(header: Header, path: Path) -> Path:
         stream.write(raw_header)
         stream.truncate(data_offset + offset)
     return path
+
+
+def overrides_of_stripped(header: Header) -> tuple[MetadataOverride, ...]:
+    """The header's overrides that concern a stripped copy, which keeps the file's own metadata.
+
+    Those of the vocabulary and of its size do not: a stripped copy has the real size, and no vocabulary.
+    """
+    size_key = f"{header.metadata.get('general.architecture')}.vocab_size"
+    return tuple(
+        override
+        for override in header.overrides
+        if override.key in _KEPT or not override.key.startswith((*_DROPPED, size_key))
+    )
 
 
 def vocab_size(header: Header) -> int | None:

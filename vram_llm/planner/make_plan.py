@@ -214,6 +214,7 @@ def _planned_model(profile: ModelProfile) -> PlannedModel:
         context_length=profile.context_length or None,
         expert_layers=profile.layers_with(LayerPart.EXPERTS),
         ffn_layers=profile.layers_with(LayerPart.FFN),
+        kv_overrides=profile.overrides,
         files=profile.files,
     )
 

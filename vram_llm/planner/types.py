@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from vram_llm.machine.types import Device, Host, Source
 from vram_llm.model.file_identity import FileIdentity
+from vram_llm.model.metadata_override import MetadataOverride
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.context_price import ContextPrice
 from vram_llm.planner.disk_reads import DiskReads
@@ -100,6 +101,7 @@ class Workload:
     use_mmap: bool | None = None  # map the file; None: unless layers' weights are on the host beside devices
     from_disk: bool = False  # read weights that the host's memory does not hold from the file for each token
     pipeline_copies: bool = True
+    kv_overrides: tuple[MetadataOverride, ...] = ()  # of the model file's metadata; the first of a key counts
     mmproj: str | None = None  # the file of a multimodal projector
     find_mmproj: bool = True  # if `mmproj` is None, use a projector in the model's folder
     loras: tuple["Lora", ...] = ()
@@ -305,6 +307,7 @@ class PlannedModel:
     context_length: int | None = None  # trained length in tokens; None if the file lacks it
     expert_layers: tuple[int, ...] = ()  # layers with routed experts; empty in plans of older versions
     ffn_layers: tuple[int, ...] = ()  # layers with a dense feed-forward network; the same
+    kv_overrides: tuple[MetadataOverride, ...] = ()  # of the file's metadata
     files: tuple[FileIdentity, ...] = ()  # its shards; empty in plans of older versions, and on a server
 
 

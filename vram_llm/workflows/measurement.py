@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vram_llm.errors import BadPlan, ModelNotFound
-from vram_llm.workflows.detection import analyze
-from vram_llm.workflows.saved_plans import check_loadable
+from vram_llm.workflows.saved_plans import check_loadable, profile_of
 
 if TYPE_CHECKING:
     from vram_llm.machine.calibration_store import StoredCalibration
@@ -110,7 +109,7 @@ def bench_model(
     tests += [BenchTest(decode=n_gen, streams=streams)] if streams > 1 else []
     (measured,) = rates([plan], tests, repeats, on_progress)
     machine = calibration_store.with_measured_speeds(Machine(devices=plan.devices, host=read_host()))
-    model = analyze(plan.model.path)
+    model = profile_of(plan)
 
     def expected(depth: int) -> "SpeedEstimate | None":
         return expected_speed(model, machine, Workload(expect_depth=depth), plan)

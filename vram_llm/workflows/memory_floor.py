@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from vram_llm.errors import BadPlan, EngineDied, NotBuilt
 from vram_llm.model.header_reader import read_header
+from vram_llm.model.metadata_overrides import with_overrides
 from vram_llm.model.profile import profile
 from vram_llm.planner.rope import with_rope
 from vram_llm.workflows import planning
@@ -39,7 +40,7 @@ def memory_floor(
     check_field_types(workload)
     if workload.loras or workload.mmproj or workload.draft:
         raise BadPlan("the memory floor is of the model alone: leave adapters, projector and draft model out")
-    header = read_header(resolve(model))
+    header = with_overrides(read_header(resolve(model)), workload.kv_overrides)
     own = with_rope(profile(header), workload.rope)
     with nullcontext(dry) if dry is not None else planning.dry_run() as asked:
 

@@ -22,6 +22,7 @@ from vram_llm.model.draft_compatibility import facts_of, head_refusal, mismatch
 from vram_llm.model.file_identity import FileIdentity
 from vram_llm.model.header import Header
 from vram_llm.model.header_reader import read_header
+from vram_llm.model.metadata_overrides import unknown_keys, with_overrides
 from vram_llm.model.profile import ModelProfile, profile, with_adapters
 from vram_llm.model.projector import read_projector
 from vram_llm.planner.mtp import (
@@ -161,7 +162,7 @@ class PlannedFiles:
         """Raises the errors of `analyze`, which name the file."""
         if workload.draft == AUTO:
             raise BadPlan("--draft auto is for a single model; name a draft model, or mtp for its own head")
-        header = read_header(resolve(model))
+        header = with_overrides(read_header(resolve(model)), workload.kv_overrides)
         loras = tuple(read_header(lora.path) for lora in workload.loras)
         own = with_rope(with_adapters(profile(header), loras), workload.rope)
         nearby = nearby_files(header, own, workload)
@@ -176,8 +177,16 @@ class PlannedFiles:
             nearby.mmproj if workload.mmproj is None else read_header(workload.mmproj),
             draft,
             nearby.mmproj is not None,
-            (*nearby.notes, *slow),
+            (*nearby.notes, *slow, *_unknown_overrides(header)),
         )
+
+
+def _unknown_overrides(header: Header) -> tuple[str, ...]:
+    """A note on overrides of metadata that the file does not have."""
+    return tuple(
+        f"the file has no {key}: its override does nothing unless llama.cpp knows the key"
+        for key in unknown_keys(header)
+    )
 
 
 def _slow_draft(draft: ModelProfile, model: ModelProfile) -> tuple[str, ...]:

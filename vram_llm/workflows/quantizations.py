@@ -14,6 +14,7 @@ from vram_llm.model.header import Header, read_local_header
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.known_arrays import KnownArrays
 from vram_llm.model.location import RemoteFile
+from vram_llm.model.metadata_overrides import with_overrides
 from vram_llm.model.profile import ModelProfile, profile
 from vram_llm.planner.best_quantization import Quantization, best_quantization, bits_per_weight
 from vram_llm.planner.rope import with_rope
@@ -121,6 +122,7 @@ class _Table:
         try:
             if isinstance(header, VramLLMError):
                 raise header
+            header = with_overrides(header, self._workload.kv_overrides)
             own = with_rope(profile(header), self._workload.rope)
             row = replace(
                 row,

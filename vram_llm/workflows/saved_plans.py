@@ -10,10 +10,11 @@ from vram_llm.model import draft_compatibility
 from vram_llm.model.file_identity import check_files
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.location import HUB, is_remote
-from vram_llm.model.profile import profile
+from vram_llm.model.metadata_overrides import with_overrides
+from vram_llm.model.profile import ModelProfile, profile
 from vram_llm.planner.types import CompanionKind, Plan
 from vram_llm.workflows.argument_types import check_type
-from vram_llm.workflows.detection import analyze, detect
+from vram_llm.workflows.detection import detect
 from vram_llm.workflows.model_names import resolve
 
 if TYPE_CHECKING:
@@ -74,12 +75,18 @@ def check(
     from vram_llm.planner import recheck as checking
 
     check_type("plan", plan, Plan)
-    checking.check_model(plan, analyze(plan.model.path))
+    checking.check_model(plan, profile_of(plan))
     check_files(plan.files)
     for companion in plan.companions:
         tensors = read_header(resolve(companion.path)).tensors
         checking.check_companion(companion, sum(tensor.n_bytes for tensor in tensors))
     return checking.check(plan, detect(gpus, rpc, ram=ram, cpu=cpu), host_reserve_bytes)
+
+
+def profile_of(plan: "Plan") -> ModelProfile:
+    """The profile of the plan's model as its file is now. Raises ModelNotFound, ModelFileError, BadPlan."""
+    header = read_header(resolve(plan.model.path))
+    return profile(with_overrides(header, plan.model.kv_overrides))
 
 
 def check_loadable(plan: "Plan") -> None:

@@ -31,7 +31,8 @@ from vram_llm.llama.dryrun.wire import (
 )
 from vram_llm.machine.types import Device, DeviceKind, Host
 from vram_llm.model.header import Header
-from vram_llm.model.strip import write_stripped
+from vram_llm.model.metadata_override import MetadataOverride
+from vram_llm.model.strip import overrides_of_stripped, write_stripped
 from vram_llm.planner.estimates import DeviceEstimate, Estimate, HostEstimate, MemoryUse
 from vram_llm.planner.overhead import overhead_bytes
 from vram_llm.planner.tensor_split import SplitMode
@@ -105,6 +106,7 @@ class DryRun:
             reserve_bytes,
             mode,
             stripped,
+            overrides_of_stripped(header),
         )
 
     def projector(self, header: Header, device: Device | None, flash_attn: FlashAttention) -> DryRunReply:
@@ -204,6 +206,7 @@ class DryRunMeter:
     _reserve_bytes: int
     _mode: DryRunMode
     _adapters: tuple[tuple[str, float], ...]
+    _kv_overrides: tuple[MetadataOverride, ...]
 
     def __call__(self, placement: Placement) -> Estimate:
         """The estimate for a placement. Raises ModelRefused, EngineDied and NotBuilt as DryRun.measure."""
@@ -217,6 +220,7 @@ class DryRunMeter:
                 devices,
                 self._mode,
                 list(self._adapters),
+                list(self._kv_overrides),
             )
         )
         return Estimate(

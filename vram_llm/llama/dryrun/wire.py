@@ -7,6 +7,7 @@ from typing import IO
 import msgspec
 
 from vram_llm.machine.types import Device
+from vram_llm.model.metadata_override import MetadataOverride
 from vram_llm.planner.estimates import MemoryUse
 from vram_llm.planner.types import Context, FlashAttention, Placement
 
@@ -29,6 +30,7 @@ class DryRunRequest(msgspec.Struct, tag=True):
     devices: list[Device]
     mode: DryRunMode = DryRunMode.VIRTUAL
     adapters: list[tuple[str, float]] = []  # the path and the scale of each LoRA adapter
+    kv_overrides: list[MetadataOverride] = []
 
 
 class ProjectorRequest(msgspec.Struct, tag=True):

@@ -81,7 +81,7 @@ def measure_placement(request: DryRunRequest) -> DryRunReply:
         from vram_llm.llama.devices import handles
 
         devices = handles(request.devices, [device.id for device in request.devices])
-    params = ModelParams(request.placement, context, devices)
+    params = ModelParams(request.placement, context, devices, kv_overrides=request.kv_overrides)
     params.struct.load_mode, params.struct.no_alloc = LOAD_WITHOUT_MMAP, True
     b.forget_lines()
     model = b.C.llama_model_load_from_file(os.fsencode(request.path), params.struct)

@@ -14,6 +14,7 @@ from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.context import NO_TENSOR
 from vram_llm.planner.export.device_flags import ExportedDevices, exported_devices, exported_threads
 from vram_llm.planner.export.llama_server import as_comments
+from vram_llm.planner.export.metadata_settings import metadata_lines
 from vram_llm.planner.rope import AS_IN_FILE, Rope
 from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import HOST, CompanionKind, FlashAttention, Plan
@@ -74,7 +75,7 @@ params.n_gpu_layers = {n_gpu_layers}
 params.tensor_split = split
 params.split_mode = C.LLAMA_SPLIT_MODE_{split_mode}
 params.load_mode = C.{load_mode}
-{overrides}model = C.llama_model_load_from_file({model!r}.encode(), params)
+{overrides}{kv_overrides}model = C.llama_model_load_from_file({model!r}.encode(), params)
 assert model, "llama.cpp would not load the model"
 
 params = C.llama_context_default_params()
@@ -154,7 +155,7 @@ def script(plan: Plan) -> str:
     adapters = [(companion.path, companion.scale) for companion in plan.companions]
     only_cuda = {device.kind for device in exported.devices} <= {DeviceKind.CUDA}
     uses_class = only_cuda and context.kv_unified and not overrides and not adapters
-    uses_class &= context.rope == AS_IN_FILE
+    uses_class &= context.rope == AS_IN_FILE and not plan.model.kv_overrides
     uses_class &= plan.placement.split_mode is SplitMode.LAYER
     n_threads = exported_threads(plan) or _ALL_CORES
     no_cards = (("CUDA_VISIBLE_DEVICES", ""),)  # `Llama` would use every card that it sees
@@ -173,6 +174,7 @@ def script(plan: Plan) -> str:
             op_offload=context.op_offload,
             kv_offload=context.kv_offload,
             rope=_rope_lines(context.rope),
+            kv_overrides=metadata_lines(plan.model.kv_overrides),
             adapters=_ADAPTER_LINES.format(adapters=adapters) if adapters else "",
             n_gpu_layers=plan.placement.n_gpu_layers,
             split_mode=plan.placement.split_mode.name,

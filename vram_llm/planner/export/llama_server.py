@@ -19,6 +19,7 @@ from vram_llm.planner.export.device_flags import (
     exported_devices,
     exported_threads,
 )
+from vram_llm.planner.export.metadata_settings import metadata_settings
 from vram_llm.planner.export.rope_settings import rope_settings
 from vram_llm.planner.export.setting import Setting
 from vram_llm.planner.override_text import first_layers_option
@@ -76,6 +77,7 @@ def settings(
         else Setting("--no-kv-unified", None, "LLAMA_ARG_KV_UNIFIED", "false"),
         *((Setting("--swa-full", None, "LLAMA_ARG_SWA_FULL"),) if context.swa_full else ()),
         *rope_settings(context.rope),
+        *metadata_settings(plan.model.kv_overrides),
         *(() if context.kv_offload else (Setting("--no-kv-offload", None, "LLAMA_ARG_KV_OFFLOAD", "false"),)),
         Setting("--cache-type-k", context.kv_type_k, "LLAMA_ARG_CACHE_TYPE_K"),
         Setting("--cache-type-v", context.kv_type_v, "LLAMA_ARG_CACHE_TYPE_V"),

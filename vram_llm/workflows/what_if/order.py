@@ -12,6 +12,8 @@ from vram_llm.machine import calibration_store
 from vram_llm.machine.detect import what_if
 from vram_llm.machine.types import Device, Host, Machine
 from vram_llm.model.header_reader import read_header
+from vram_llm.model.metadata_override import MetadataOverride
+from vram_llm.model.metadata_overrides import with_overrides
 from vram_llm.model.profile import ModelProfile, profile, with_adapters
 from vram_llm.model.tensors import LayerPart, is_in_part
 from vram_llm.planner.estimates import DeviceEstimate, HostEstimate
@@ -41,6 +43,7 @@ class WhatIfOrder(msgspec.Struct, frozen=True, kw_only=True):
     flash_attn: FlashAttention = FlashAttention.AUTO
     swa_full: bool = False
     rope: Rope = AS_IN_FILE
+    kv_overrides: tuple[MetadataOverride, ...] = ()
     kv_unified: bool = True
     notes: tuple[str, ...] = ()  # of the answer
 
@@ -58,6 +61,7 @@ class WhatIfOrder(msgspec.Struct, frozen=True, kw_only=True):
             n_ctx=self.n_ctx, parallel=self.parallel, kv_type_k=self.kv_type_k, kv_type_v=self.kv_type_v,
             reserve_bytes=self.reserve_bytes, objective=self.objective, flash_attn=self.flash_attn,
             swa_full=self.swa_full, rope=self.rope, kv_unified=self.kv_unified,
+            kv_overrides=self.kv_overrides,
         )  # fmt: skip
 
 
@@ -68,7 +72,7 @@ def carry_out(order: WhatIfOrder) -> PlanReply:
     """
     began = time.perf_counter()
     machine, workload = order.machine, order.workload
-    model = with_rope(read_profile(order.model, order.loras), workload.rope)
+    model = with_rope(read_profile(order.model, order.loras, order.kv_overrides), workload.rope)
     chosen = choose_candidate(model, machine, workload, None)[0]
     fits, estimate, placement = chosen.estimate.fits, chosen.estimate, chosen.placement
     if not fits and machine.devices and estimate.host.over_bytes <= 0:
@@ -108,9 +112,12 @@ def carry_out(order: WhatIfOrder) -> PlanReply:
 
 
 @lru_cache(maxsize=2)
-def read_profile(path: str, loras: tuple[str, ...]) -> ModelProfile:
-    """A model's profile, from its header alone. Raises ModelNotFound, ModelFileError."""
-    return with_adapters(profile(read_header(path)), [read_header(lora) for lora in loras])
+def read_profile(
+    path: str, loras: tuple[str, ...] = (), overrides: tuple[MetadataOverride, ...] = ()
+) -> ModelProfile:
+    """A model's profile, from its header alone. Raises ModelNotFound, ModelFileError, BadPlan."""
+    header = with_overrides(read_header(path), overrides)
+    return with_adapters(profile(header), [read_header(lora) for lora in loras])
 
 
 def _planned(use: DeviceEstimate | HostEstimate, reserve_bytes: int) -> WhatIfBytes:

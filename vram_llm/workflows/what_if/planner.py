@@ -171,6 +171,7 @@ def order_for(plan: Plan, question: PlanFields) -> WhatIfOrder:
         flash_attn=context.flash_attn,
         swa_full=context.swa_full,
         rope=context.rope,
+        kv_overrides=plan.model.kv_overrides,
         kv_unified=context.kv_unified,
     )
 
