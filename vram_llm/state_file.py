@@ -42,13 +42,13 @@ def read_state(path: Path, max_bytes: int, *, follow: bool = False) -> bytes:
     return data
 
 
-def write_state(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Replace the file by one of mode 0600. `durable`: it is on the disk on return. Raises OSError."""
+def write_state(path: Path, *parts: bytes | memoryview, durable: bool = False) -> None:
+    """Replace the file by `parts`, mode 0600. `durable`: it is on the disk on return. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".new")  # its mode is 0600
     try:
         with open(descriptor, "wb") as stream:
-            stream.write(data)
+            stream.writelines(parts)
             if durable:
                 stream.flush()
                 os.fsync(descriptor)

@@ -10,6 +10,7 @@ from tests.clients.script import instance, written
 from tests.server.fake_engine import FakeEngine
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, GrammarKind, Image, Request, TokenEvent
+from vram_llm.engine.slot_order import SlotDone, SlotOrder
 from vram_llm.engine.wire import Embedded
 from vram_llm.errors import ContextExceeded, RequestError
 
@@ -100,6 +101,9 @@ class ScriptedEngine:
 
     async def embed(self, request: EmbeddingRequest) -> Embedded:
         raise RequestError("the scripted model makes no embeddings")
+
+    async def order_slot(self, order: SlotOrder) -> SlotDone:
+        raise RequestError("the scripted model has no slots")
 
 
 def _pieces(text: str) -> list[str]:

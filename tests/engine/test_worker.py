@@ -42,10 +42,12 @@ class Engine:
         self.socket.sendall(b"".join(map(wire.pack, messages)))
 
     def next(self) -> wire.FromEngine:
-        """Its next message. Raises EOFError if it has closed its end."""
-        body = self._exactly(wire.body_length(self._exactly(wire.HEADER_BYTES)))
-        message: wire.FromEngine = wire.decode_from_engine(body)
-        return message
+        """Its next message that is not about slots. Raises EOFError if it has closed its end."""
+        while True:
+            body = self._exactly(wire.body_length(self._exactly(wire.HEADER_BYTES)))
+            message: wire.FromEngine = wire.decode_from_engine(body)
+            if not isinstance(message, wire.SlotStates):
+                return message
 
     def _exactly(self, n: int) -> bytes:
         data = b""

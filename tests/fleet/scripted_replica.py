@@ -12,6 +12,7 @@ from vram_llm.engine import wire
 from vram_llm.engine.in_flight import RequestsInFlight
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, TokenEvent
+from vram_llm.engine.slot_order import SlotDone, SlotOrder
 from vram_llm.engine.stats import EngineStats
 from vram_llm.engine.wire import Embedded
 from vram_llm.errors import EngineDied, VramLLMError
@@ -109,6 +110,9 @@ class ScriptedReplica:
 
     async def pieces(self, tokens: list[int], *, n_deaths: int = 0) -> list[bytes]:
         return [bytes([token]) for token in tokens]
+
+    async def order_slot(self, order: SlotOrder) -> SlotDone:
+        return SlotDone(order.id)
 
     def start(self) -> None:
         """Nothing: it is loaded."""

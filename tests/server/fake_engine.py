@@ -11,6 +11,7 @@ from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.recent_load import RecentRates
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, TokenEvent
 from vram_llm.engine.request_metrics import RequestMetrics
+from vram_llm.engine.slot_order import SlotDone, SlotOrder
 from vram_llm.engine.stats import EngineStats
 from vram_llm.engine.wire import Embedded
 from vram_llm.planner.types import Plan
@@ -85,6 +86,9 @@ class FakeEngine:
         self.in_flight: set[str] = set()  # ids that `cancel` finds
         self.asked_to_cancel: list[tuple[str, str | None]] = []
         self.some_cancelled = asyncio.Event()
+        self.slots: tuple[int, ...] = ()
+        self.orders: list[SlotOrder] = []
+        self.slot_error: str | None = None
 
     async def generate(self, request: Request) -> AsyncGenerator[TokenEvent, None]:
         self.requests.append(request)
@@ -121,6 +125,7 @@ class FakeEngine:
             histograms=self.metrics.histograms,
             endings=self.metrics.endings,
             longest=self.metrics.longest,
+            slots=self.slots,
         )
 
     def seconds_until_done(self, n: int, client: str) -> float:
@@ -137,6 +142,11 @@ class FakeEngine:
         first = [i if request.query is not None else len(text) for i, text in enumerate(request.inputs)]
         values = np.array([[value] * n for value in first], np.float32)
         return Embedded(request.id, values.tobytes(), [len(text) for text in request.inputs])
+
+    async def order_slot(self, order: SlotOrder) -> SlotDone:
+        """Done, with as many tokens as the slot's number; `slot_error` is the refusal."""
+        self.orders.append(order)
+        return SlotDone(order.id, order.slot, 10, 0.5, self.slot_error, "id_slot").checked()
 
     async def tokenize(
         self, text: str, *, add_special: bool, parse_special: bool, images: tuple[Image, ...] = ()

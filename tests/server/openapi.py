@@ -52,6 +52,7 @@ OPERATIONS = (
     "GET /status",
     "GET /metrics",
     "GET /slots",
+    "POST /slots/{id_slot}",
 )
 each_operation = pytest.mark.parametrize("operation", OPERATIONS)
 

@@ -79,6 +79,7 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
         "/status",
         "/metrics",
         "/slots",
+        "/slots/{id_slot}",
         "/version",
         "/tokenize",
         "/detokenize",

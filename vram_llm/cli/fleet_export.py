@@ -63,6 +63,8 @@ def _settings(server: ServerConfig) -> Iterator[Setting]:
         yield Setting("--reasoning", server.reasoning.value, None)
     if server.reasoning_budget is not None:
         yield Setting("--reasoning-budget", str(server.reasoning_budget), None)
+    if server.slot_save_path is not None:
+        yield Setting("--slot-save-path", str(server.slot_save_path.absolute()), None)
     if server.image_dir is not None:
         yield Setting("--media-path", str(server.image_dir.absolute()), None)
 

@@ -17,9 +17,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _DEFAULT = ServerConfig()
 _LEAST_WATCHDOG_S = 2  # an idle engine gives a sign of life every half second
 MODEL_FIELDS = (
-    "request_timeout_s", "image_dir", "truncate", "spm_infill", "watchdog_s", "chat_template",
-    "chat_template_kwargs", "reasoning", "reasoning_format", "reasoning_budget", "n_predict", "tags",
-    "sampling",
+    "request_timeout_s", "image_dir", "slot_save_path", "truncate", "spm_infill", "watchdog_s",
+    "chat_template", "chat_template_kwargs", "reasoning", "reasoning_format", "reasoning_budget", "n_predict",
+    "tags", "sampling",
 )  # fmt: skip
 """Fields of ServerConfig that may differ between the models of one server, besides their names."""
 MODEL_PARAMETERS = frozenset({*MODEL_FIELDS, *SAMPLING, "chat_template_file"} - {"chat_template", "sampling"})
@@ -130,6 +130,11 @@ _OPTIONS = (
                  metavar="DIR", help=(
         "Let requests name files in DIR as images (file://NAME). Needs --mmproj. Without --image-dir the "
         "server reads no files."
+    )),
+    click.option("--slot-save-path", type=click.Path(exists=True, file_okay=False, path_type=Path),
+                 metavar="FOLDER", help=(
+        "Let requests save slots, which are computed prompts, in files of FOLDER, and restore them after a "
+        "restart: POST /slots/N?action=save, restore or erase."
     )),
     click.option("--truncate", is_flag=True, default=_DEFAULT.truncate, help=(
         "Drop the oldest turns of a chat that does not fit the context, in place of refusing it, unless the "

@@ -23,6 +23,7 @@ class EngineActivity:
     histograms: RequestHistograms
     endings: Mapping[str, int]  # requests by vLLM's finished_reason
     longest: int  # most tokens of a sequence that has ended
+    slots: tuple[int, ...] = ()  # tokens that each numbered slot holds while no request runs there
 
     @property
     def n_waiting(self) -> int:

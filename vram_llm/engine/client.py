@@ -19,6 +19,7 @@ from vram_llm.engine.recent_load import LoadCounts, RecentLoad
 from vram_llm.engine.request import DecodeTick, EmbeddingRequest, FinishReason, Image, Request, TokenEvent
 from vram_llm.engine.request_metrics import ABORT, RequestMetrics
 from vram_llm.engine.restart_policy import RestartPolicy
+from vram_llm.engine.slot_order import SlotDone, SlotOrder
 from vram_llm.engine.stats import EngineStats, with_earlier
 from vram_llm.engine.supervisor import EngineProcess, log
 from vram_llm.errors import (
@@ -70,6 +71,7 @@ class EngineClient(EngineProcess):
         self._times = AnswerTimes(plan.context.parallel)
         self._images_bytes = 0
         self._n_questions = 0
+        self._slots: tuple[int, ...] = ()  # tokens that each holds while no request runs there
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new requests; give those in flight `grace_s` to finish, then end them with EngineDied."""
@@ -192,8 +194,15 @@ class EngineClient(EngineProcess):
             self._times.end(request.id, now, is_whole=answer is not None)
         return answer
 
+    async def order_slot(self, order: SlotOrder) -> SlotDone:
+        """Do an order about a slot, see engine_protocol.Engine."""
+        with self._count_question():
+            answer = await self._ask(order, 0)
+        assert isinstance(answer, SlotDone)
+        return answer.checked()
+
     async def _ask(
-        self, question: wire.Tokenize | wire.Detokenize | wire.Embed, n_deaths: int
+        self, question: wire.Tokenize | wire.Detokenize | wire.Embed | SlotOrder, n_deaths: int
     ) -> wire.Answer:
         answer: asyncio.Future[wire.Answer] = asyncio.get_running_loop().create_future()
 
@@ -316,9 +325,13 @@ class EngineClient(EngineProcess):
                 self.in_flight.waiting = frozenset(ids)
                 self._times.note_waiting(ids, now := time.monotonic())
                 self._metrics.note_waiting(ids, now)
-            case wire.Tokens() | wire.Pieces() | wire.Embedded():
+            case wire.SlotStates(running, held):
+                self._metrics.note_slots(running)
+                self._slots = tuple(held)
+            case wire.Tokens() | wire.Pieces() | wire.Embedded() | SlotDone():
                 self.in_flight.answer(message)
             case None:
+                self._slots = ()
                 self._earlier, self.stats, self._n_unreported = self.totals, EngineStats(), 0
                 self._metrics.note_waiting((), time.monotonic())
             case _:
@@ -349,6 +362,7 @@ class EngineClient(EngineProcess):
             histograms=metrics.histograms,
             endings=metrics.endings,
             longest=metrics.longest,
+            slots=self._slots,
         )
 
     def _load_counts(self, totals: EngineStats) -> LoadCounts:

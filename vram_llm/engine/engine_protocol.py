@@ -6,6 +6,7 @@ from typing import Protocol
 from vram_llm.engine.activity import EngineActivity
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, Image, Request, TokenEvent
+from vram_llm.engine.slot_order import SlotDone, SlotOrder
 from vram_llm.engine.wire import Embedded
 
 MAX_CHARS = 2**20  # of the texts that a request asks to tokenize
@@ -45,6 +46,12 @@ class Engine(Protocol):
         """The embeddings or scores of the request's inputs. Raises RequestError, Overloaded, EngineDied.
 
         Cancelling the task that waits cancels the request.
+        """
+
+    async def order_slot(self, order: SlotOrder) -> SlotDone:
+        """Save, restore or erase a slot, once no request runs there; `error` is None in the answer.
+
+        Raises RequestError if that is refused, EngineDied, and VramLLMError if the disk or the host fails.
         """
 
     def cancel(self, request_id: str, client: str | None) -> bool:

@@ -34,6 +34,7 @@ def progress_event(sequence: Sequence) -> TokenEvent:
         id=sequence.id,
         prompt_tokens=sequence.n_prompt,
         cached_tokens=sequence.n_reused,
+        slot=sequence.number,
         prompt_done=min(sequence.n_cached, sequence.n_prompt),
     )
 
@@ -186,6 +187,7 @@ class Generation:
             prompt_tokens=sequence.n_prompt,
             completion_tokens=sequence.n_generated,
             cached_tokens=sequence.n_reused,
+            slot=sequence.number,
             finish_reason=reason,
             stop=self.text.stop,
             error=sampled.failure if reason is FinishReason.ERROR else None,
@@ -215,6 +217,7 @@ class Generation:
             prompt_tokens=sequence.n_prompt,
             completion_tokens=sequence.n_generated,
             cached_tokens=sequence.n_reused,
+            slot=sequence.number,
             finish_reason=self._text_ending(FinishReason.LENGTH),
             stop=self.text.stop,
             prompt=self._prompt_text(model, sequence),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from vram_llm.engine import wire
 from vram_llm.engine.batch_runner import BatchRunner, StepCosts
 from vram_llm.engine.generation import Generation, SampledTokens, progress_event
 from vram_llm.engine.image_runner import ImageRunner
@@ -19,6 +20,7 @@ from vram_llm.engine.request import DecodeTick, FinishReason, Image, Request, To
 from vram_llm.engine.sampling.device_slots import DeviceSamplerSlots
 from vram_llm.engine.scheduler import Scheduler
 from vram_llm.engine.sequence import Chunk, Sequence, by_adapters
+from vram_llm.engine.slot_actions import SlotActions
 from vram_llm.engine.speculative.draft_budget import DraftCostModel
 from vram_llm.engine.speculative.draft_model import DraftModelRunner
 from vram_llm.engine.speculative.draft_scheduler import DraftScheduler
@@ -48,14 +50,15 @@ class Loop:
 
     `draft` is a model with the same vocabulary that drafts tokens; `model` must be able to rewind. Without it
     the model's own MTP head drafts, if it is loaded.
-    `on_waiting` gets the ids of all requests that wait for a slot, before each step where they have changed.
+    `send` gets Waiting before each step where other requests wait, SlotStates after each step where the
+    numbered slots have changed, and SlotDone from any thread.
     """
 
     def __init__(
         self,
         model: LoadedModel,
         draft: LoadedModel | None = None,
-        on_waiting: Callable[[list[str]], None] = lambda _: None,
+        send: Callable[[wire.FromEngine], None] = lambda _: None,
     ) -> None:
         context, target_s = model.plan.context, model.plan.serving.itl_target_ms / 1000
         self.recorder = StatsRecorder()
@@ -70,8 +73,10 @@ class Loop:
         )
         self._costs = costs
         self._scheduler = Scheduler(
-            self._cache, costs.prefill, context.parallel, model.n_batch, context.n_outputs, on_waiting
-        )
+            self._cache, costs.prefill, context.parallel, model.n_batch, context.n_outputs,
+            lambda ids: send(wire.Waiting(ids)),
+        )  # fmt: skip
+        self.slot_actions = SlotActions(model, self._cache, self._scheduler.slots, send)
         self._runner = BatchRunner(model, self._cache, self._scheduler, costs, self.recorder)
         self.threads = TokenizerThreads()
         self._new = NewRequests(model, self._device_slots, row_cost, costs.drafts, self.threads)
@@ -99,7 +104,7 @@ class Loop:
     @property
     def is_idle(self) -> bool:
         """True if a step would have nothing to do."""
-        return not self._generations and not self._new
+        return not self._generations and not self._new and not self.slot_actions
 
     def stats(self) -> EngineStats:
         """Costs of all steps so far, and the current state."""
@@ -140,7 +145,9 @@ class Loop:
     def step(self) -> StepOutput:
         """Run one batch. Raises EngineDied if llama.cpp fails."""
         output = self._steady_step()
-        return output if output is not None else StepOutput(None, self._full_step())
+        output = output if output is not None else StepOutput(None, self._full_step())
+        self.slot_actions.report()
+        return output
 
     # -- steady steps ----------------------------------------------------------------------------
 
@@ -153,7 +160,7 @@ class Loop:
             self._draft_scheduler.add_drafts(chunks, self._generations)
             has_drafts = any(chunk.draft for chunk in chunks)
             steady = self._steady = None if has_drafts else self._steady_after(chunks)
-        if steady is None or self._new or self._scheduler.may_admit:
+        if steady is None or self._new or self._scheduler.may_admit or self.slot_actions.is_due:
             return None
         steady.fill()
         status, seconds = self._runner.decode()
@@ -195,10 +202,13 @@ class Loop:
     def _full_step(self) -> list[TokenEvent]:
         """Schedule, and run one batch for each set of adapters. Returns the events of all sequences."""
         self._commit_steady()
+        if self.slot_actions:
+            self.slot_actions.run(is_idle=not self._generations and not self._new)
         begun = self._begin_ready() if self._new else []
         self._scheduler.make_room()
         groups = by_adapters(self._scheduler.schedule())
         self._scheduler.report_waiting()
+        self.slot_actions.report()
         events = begun + [event for chunks in groups for event in self._run_group(chunks)]
         if len(groups) == 1 and len(groups[0]) == len(self._scheduler.running):
             self._steady = self._steady_after(groups[0])

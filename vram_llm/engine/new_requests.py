@@ -153,6 +153,7 @@ class NewRequests:
             reports_progress=request.reports_progress,
             client=request.client,
             weight=request.weight,
+            id_slot=request.id_slot,
         )
         return sequence, generation
 

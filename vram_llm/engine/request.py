@@ -161,6 +161,7 @@ class Request:
     event has the prompt's text if `returns_prompt`. After the first line, the answer ends at a line that
     begins with fewer than `n_indent` spaces and tabs, and with the first line end later than `line_time_s`
     seconds after its first token.
+    It runs in the slot `id_slot`, once that is free; None: in any.
     """
 
     id: str
@@ -195,6 +196,7 @@ class Request:
     line_time_s: float | None = None
     arrived_at: float | None = field(default=None, compare=False)
     n: int = field(default=1, compare=False)
+    id_slot: int | None = None
 
     @property
     def can_resume(self) -> bool:
@@ -276,6 +278,7 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     error_n_ctx: int | None = None  # if a prompt has too many tokens: how many fit
     prompt_done: int | None = None
     prompt: str | None = None
+    slot: int | None = None  # the number of its slot; None: it waits
 
 
 class DecodeTick(msgspec.Struct, tag=True, omit_defaults=True):

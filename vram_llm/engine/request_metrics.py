@@ -6,7 +6,7 @@ preemptions and restarts. Tokens that come in one event are one observation.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -44,6 +44,7 @@ class RequestSnapshot:
     max_tokens: int | None  # None: to the end of the context
     adapters: tuple[int, ...] | None  # numbers of its LoRA adapters; None: all
     age_s: float
+    slot: int | None = None  # the number of its slot, once it runs
 
     @property
     def n_tokens(self) -> int:
@@ -67,6 +68,7 @@ class RequestTimes:
     n_cached: int = 0
     n_generated: int = 0
     is_over: bool = False
+    slot: int | None = None
 
 
 @dataclass(slots=True)
@@ -126,6 +128,11 @@ class RequestMetrics:
             if (times := self._requests.get(request_id)) is not None and times.first_at is None:
                 times.started_at = now
         self._waiting = waiting
+
+    def note_slots(self, running: Mapping[str, int]) -> None:
+        """The slots of all requests that run."""
+        for request_id, times in self._requests.items():
+            times.slot = running.get(request_id)
 
     def note_events(self, events: Iterable[TokenEvent], now: float) -> None:
         """The events of a step."""
@@ -211,6 +218,7 @@ class RequestMetrics:
                 max_tokens=times.max_tokens,
                 adapters=times.adapters,
                 age_s=now - times.arrived_at,
+                slot=times.slot,
             )
 
     def _state(self, request_id: str, times: RequestTimes, unsent: frozenset[str]) -> RequestState:

@@ -8,6 +8,8 @@ youngest is preempted: it gives its cells back and waits, ahead of all that arri
 With sequences of several clients, clients come before ages (fair_shares.py): prompts are computed and
 admitted in the order of the clients' counters, a client runs no more sequences than its share of the slots,
 and of a client that has more, one is preempted for another client that has less and waits.
+
+A sequence that asks for a slot by its number waits until no other one runs there.
 """
 
 from bisect import insort
@@ -15,9 +17,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import nsmallest
+from itertools import islice
 from typing import Protocol
 
 from vram_llm.engine.fair_shares import FairShares
+from vram_llm.engine.kv_cache.numbered_slots import NumberedSlots
 from vram_llm.engine.kv_cache.prefix_cache import Admission
 from vram_llm.engine.sequence import Chunk, Sequence
 
@@ -62,6 +66,7 @@ class Scheduler:
     running: list[Sequence] = field(default_factory=list)  # by arrival
     n_preemptions: int = 0
     shares: FairShares = field(init=False)
+    slots: NumberedSlots = field(init=False)
     _n_arrived: int = 0
     _reported: list[str] = field(default_factory=list)
     _may_admit: bool | None = None  # of several clients; None: to be found out
@@ -69,6 +74,7 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         self.shares = FairShares(self.parallel)
+        self.slots = NumberedSlots(self.parallel)
 
     @property
     def n_cells_wanted(self) -> int:
@@ -81,7 +87,7 @@ class Scheduler:
         if not self.waiting:
             return False
         if not self.shares.is_shared:
-            return len(self.running) < self.parallel
+            return len(self.running) < self.parallel and any(map(self.slots.may_run, self.waiting))
         if self._may_admit is None:
             has_slot = len(self.running) < self.parallel
             self._may_admit = bool(self._candidates()) if has_slot else self._to_give_way() is not None
@@ -124,6 +130,7 @@ class Scheduler:
             self.cache.discard(sequence)
         else:
             self.running.remove(sequence)
+            self.slots.leave(sequence, keep=True)
             self.cache.finish(sequence)
         self.shares.leave(sequence)
         self._may_admit = self._short_of_cells = None
@@ -151,6 +158,7 @@ class Scheduler:
 
     def _suspend(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
+        self.slots.leave(sequence, keep=False)
         self.cache.suspend(sequence)
         insort(self.waiting, sequence, key=_arrival)
         self.n_preemptions += 1
@@ -243,10 +251,11 @@ class Scheduler:
     def _candidates(self) -> list[Sequence]:
         """The waiting sequences that may be admitted, first come first, if there is room for them."""
         shares = self.shares
+        waiting = filter(self.slots.may_run, self.waiting)
         if not shares.is_shared:
-            return self.waiting[:_MAX_TRIED]
+            return list(islice(waiting, _MAX_TRIED))
         may_run = shares.may_run_more(Counter(sequence.client for sequence in self.running))
-        return nsmallest(_MAX_TRIED, (s for s in self.waiting if s.client in may_run), key=shares.order)
+        return nsmallest(_MAX_TRIED, (s for s in waiting if s.client in may_run), key=shares.order)
 
     def _admitted(self, before: tuple[float, int] | None = None) -> Sequence | None:
         """Admit the first of the queue that can run; None if none can, or none comes `before` this place."""
@@ -260,6 +269,7 @@ class Scheduler:
                     other.n_passed += 1
                 self.waiting.remove(sequence)
                 insort(self.running, sequence, key=_arrival)
+                self.slots.take(sequence)
                 self._may_admit = None
                 return sequence
             if admission is Admission.NO_ROOM:

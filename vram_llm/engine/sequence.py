@@ -47,6 +47,8 @@ class Sequence:
     `device_sampler` samples on the device; None: the host samples. `may_take_host`: see device_slots.py.
     `client` is whom its tokens are counted for, by `weight` (fair_shares.py).
     `images` are in the prompt, ascending; their rows have ids below 0 in `tokens`.
+    `id_slot` is the number of the slot that it asks for, `number` that of its slot while it runs
+    (kv_cache/numbered_slots.py).
     """
 
     id: str
@@ -71,6 +73,8 @@ class Sequence:
     reports_progress: bool = False
     client: str = ""
     weight: float = 1.0
+    id_slot: int | None = None  # None: any
+    number: int | None = None
 
     @property
     def next_image(self) -> ImageSpan | None:

@@ -10,6 +10,7 @@ import msgspec
 
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import DecodeTick, EmbeddingRequest, Image, Request, TokenEvent
+from vram_llm.engine.slot_order import SlotDone, SlotOrder
 from vram_llm.engine.stats import EngineStats
 from vram_llm.planner.types import Plan
 
@@ -112,6 +113,13 @@ class Waiting(msgspec.Struct, tag=True):
     ids: list[str]
 
 
+class SlotStates(msgspec.Struct, tag=True):
+    """The slot of each running request, and the tokens that each slot holds while no request runs there."""
+
+    running: dict[str, int]
+    held: list[int]
+
+
 class Tokens(msgspec.Struct, tag=True):
     """Answers Tokenize. `error`, with `error_param`, is set if an image cannot be read."""
 
@@ -151,10 +159,21 @@ class Failed(msgspec.Struct, tag=True):
     exit_code: int
 
 
-Question = Submit | Embed | Tokenize | Detokenize
-Answer = Tokens | Pieces | Embedded
+Question = Submit | Embed | Tokenize | Detokenize | SlotOrder
+Answer = Tokens | Pieces | Embedded | SlotDone
 ToEngine = Start | Question | Cancel | Finish | Stop
-FromEngine = Loading | Ready | StepEvents | DecodeTick | Waiting | Notice | MemoryWarning | Answer | Failed
+FromEngine = (
+    Loading
+    | Ready
+    | StepEvents
+    | DecodeTick
+    | Waiting
+    | SlotStates
+    | Notice
+    | MemoryWarning
+    | Answer
+    | Failed
+)
 
 _HEADER = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size

@@ -25,6 +25,7 @@ from vram_llm.engine.heartbeat import Heartbeat
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request import TokenEvent
 from vram_llm.engine.sampling.file_defaults import sampling_of_file
+from vram_llm.engine.slot_order import SlotOrder
 from vram_llm.engine.speed_check import SpeedCheck
 from vram_llm.errors import EngineDied, NotBuilt, VramLLMError
 from vram_llm.parent_death import end_with_parent
@@ -70,7 +71,7 @@ class Worker:
             model.mtp_head.note_batch = self._heartbeat.note_batch
         self._channel.send(wire.Ready(_model_info(model, draft, start.model_name)))
         if start.plan.context.pooling is None:
-            self._generate(Loop(model, draft, lambda ids: self._channel.send(wire.Waiting(ids))), model)
+            self._generate(Loop(model, draft, self._channel.send), model)
         else:
             self._embed(Embedder(model), model)
 
@@ -139,14 +140,18 @@ class Worker:
                     events += [event] if event is not None else []
                 case wire.Cancel(request_id):
                     questions.cancel(request_id)
+                    loop.slot_actions.cancel(request_id)
                     loop.cancel(request_id)
                     is_cancelled = True
+                case SlotOrder():
+                    loop.slot_actions.add(message)
                 case wire.Finish(request_id):
                     events.append(loop.finish(request_id))
                 case wire.Tokenize() | wire.Detokenize():
                     questions.ask(message)
         if events or is_cancelled:  # perhaps no step follows, whose stats would count one request fewer
             self._channel.send(wire.StepEvents(events, loop.stats()))
+            loop.slot_actions.report()
 
     def _send_output(
         self,

@@ -19,8 +19,9 @@ from vram_llm.engine.plan_source import Replan
 from vram_llm.engine.process import ProcessStarter
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, TokenEvent
 from vram_llm.engine.restart_policy import RestartPolicy
+from vram_llm.engine.slot_order import SlotDone, SlotOrder
 from vram_llm.engine.wire import Embedded
-from vram_llm.errors import EngineDied, Overloaded
+from vram_llm.errors import EngineDied, Overloaded, RequestError
 from vram_llm.fleet.engines import FleetEngine
 from vram_llm.fleet.replica import Replica, ReplicaEngine, ReplicaStatus
 from vram_llm.fleet.replica_group import ReplicaGroup
@@ -120,6 +121,14 @@ class ReplicaSet(ReplicaGroup):
     async def pieces(self, tokens: list[int]) -> list[bytes]:
         """The bytes of each token."""
         return await self._ask(lambda engine, n_deaths: engine.pieces(tokens, n_deaths=n_deaths))
+
+    async def order_slot(self, order: SlotOrder) -> SlotDone:
+        """Refused: each replica has slots of its own. Raises RequestError."""
+        raise RequestError(
+            "this model has several replicas, each with slots of its own, so its slots are not saved, "
+            "restored or erased; serve it once",
+            "id_slot",
+        )
 
     async def _ask(self, ask: Callable[[ReplicaEngine, int], Awaitable[T]]) -> T:
         """The answer to a question about the vocabulary, by the replica with fewest requests."""

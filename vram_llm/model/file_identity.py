@@ -9,6 +9,8 @@ from pathlib import Path
 from vram_llm.errors import BadPlan
 from vram_llm.state_file import open_regular
 
+_N_SAMPLES, _SAMPLE_BYTES = 64, 1 << 15
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileIdentity:
@@ -73,6 +75,20 @@ def now(file: FileIdentity) -> FileIdentity:
     except OSError:
         return file
     return replace(file, n_bytes=facts.st_size, mtime_ns=facts.st_mtime_ns, inode=facts.st_ino)
+
+
+def content_digest(path: Path) -> str:
+    """A hash of a model file's size, its first bytes and samples of its weights: 2 MiB. Raises OSError.
+
+    Models of one shape may have equal headers; two with equal samples are not to be expected.
+    """
+    with open(open_regular(path, os.O_RDONLY, follow=True), "rb") as stream:
+        n_bytes = os.fstat(stream.fileno()).st_size
+        digest = hashlib.sha256(n_bytes.to_bytes(8))
+        for i in range(_N_SAMPLES):
+            stream.seek(i * n_bytes // _N_SAMPLES)
+            digest.update(stream.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def check_files(files: Iterable[FileIdentity]) -> None:

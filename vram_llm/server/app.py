@@ -45,6 +45,7 @@ from vram_llm.server.responses.fields import ResponseFields
 from vram_llm.server.responses.routes import responses_router
 from vram_llm.server.schemas import ChatCompletionRequest, CompletionRequest
 from vram_llm.server.serving_context import ServingContext
+from vram_llm.server.slot_actions import SlotFields, slot_actions_router
 from vram_llm.server.tokenizer_routes import (
     ApplyTemplateFields,
     DetokenizeFields,
@@ -61,7 +62,7 @@ _DEFAULT = ServerConfig()
 BODIES = (
     ChatCompletionRequest, CompletionRequest, CompletionFields, InfillFields, ResponseFields, MessagesFields,
     CountFields, TokenizeFields, DetokenizeFields, ApplyTemplateFields, EmbeddingFields, RerankFields,
-    PlanFields, TranscriptionFields,
+    SlotFields, PlanFields, TranscriptionFields,
 )  # fmt: skip
 _MESSAGES = ("/messages", "/messages/count_tokens")
 _REFUSALS = {prefix + path: anthropic_response for prefix in ("", "/v1") for path in _MESSAGES}
@@ -159,7 +160,7 @@ def add_limits(
 def add_model_routes(app: FastAPI, serving: ServingContext) -> None:
     """Add the routes that a model answers."""
     add_twice(app, tokens_router(serving), documented="")
-    add_routes(app, native_router(serving))
+    add_routes(app, native_router(serving), slot_actions_router(serving))
     app.include_router(completions_router(serving), prefix="/v1")  # without it, llama-server's form
     for make in (
         chat_router,

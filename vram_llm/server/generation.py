@@ -80,8 +80,7 @@ def engine_requests(
         namespace=key.cache_namespace if fields.cache_prompt is not False else randbits(_NAMESPACE_BITS),
         client=key.name,
         weight=key.usage.limits.weight,
-        reports_progress=bool(fields.stream)
-        or not key.usage.is_unlimited,  # clients may leave before its end
+        reports_progress=bool(fields.stream) or not key.usage.is_unlimited,  # clients may leave early
         whole=not fields.stream,
         arrived_at=record_of_request().began_at,
         n_indent=fields.n_indent or 0,
@@ -95,6 +94,7 @@ def engine_requests(
             prompt=prompt,
             sampling=sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + k),
             n=0 if k else n,
+            id_slot=None if i or k else fields.slot(info.parallel),
         )
         for i, prompt in enumerate(prompts)
         for k in range(n)

@@ -132,6 +132,7 @@ class GenerationFields(SamplingFields, GrammarFields):
     cache_prompt: bool | None = None  # False: no computed beginning of an earlier request is used
     n_indent: Annotated[int, WHOLE, Field(ge=0, le=MAX_TOKENS)] | None = None
     t_max_predict_ms: Annotated[int, WHOLE, Field(ge=-1, lt=2**63)] | None = None  # 0 or less: no limit
+    id_slot: Annotated[int, WHOLE, Field(ge=-1)] | None = None  # the slot to run in; -1: any
     user: str | None = None  # has no effect
 
     @property
@@ -155,6 +156,12 @@ class GenerationFields(SamplingFields, GrammarFields):
                 "for no more, or start the server with a larger --n-ctx",
                 field,
             )
+
+    def slot(self, n_slots: int) -> int | None:
+        """The number of the slot to run in; None: any. Raises RequestError."""
+        if self.id_slot is None or self.id_slot < 0:
+            return None
+        return check_slot(self.id_slot, n_slots)
 
     def stops(self) -> tuple[str, ...]:
         """The stop strings. Raises RequestError."""
@@ -305,6 +312,16 @@ class CompletionRequest(OpenAIFields):
                 f"'logprobs' must be a number from 0 to {MAX_TOP_LOGPROBS}, got {short_json(n)}", "logprobs"
             )
         return n
+
+
+def check_slot(number: int, n_slots: int) -> int:
+    """The number of a slot. Raises RequestError if there is none of that number."""
+    if not 0 <= number < n_slots:
+        raise RequestError(
+            f"there is no slot {number}: the slots are 0 to {n_slots - 1}, as many as --parallel says",
+            "id_slot",
+        )
+    return number
 
 
 def parse(kind: type[T], body: bytes) -> T:

@@ -169,7 +169,8 @@ class FleetUnderTest:
         about: AskAbout | None = None,
         **options: Any,
     ) -> None:
-        settings = settings_of(*models, **{k: v for k, v in options.items() if k == "request_timeout_s"})
+        of_models = ("request_timeout_s", "slot_save_path")
+        settings = settings_of(*models, **{k: v for k, v in options.items() if k in of_models})
         self.config = ServerConfig(**options)
         self.fleet = FakeFleet(settings.plan)
         self.models = RoutedModels(self.fleet, settings)

@@ -85,7 +85,9 @@ async def test_wrong_kind_is_refused_before_a_load(client: httpx.AsyncClient, se
 
 async def test_every_route_of_a_model_is_given_an_engine(served: FleetUnderTest) -> None:
     """A route that is missing in route_kinds would have none."""
-    of_models = {"completions", "responses", "messages", "embeddings", "rerank", "tokens", "chat", "audio"}
+    of_models = {
+        "completions", "responses", "messages", "embeddings", "rerank", "tokens", "chat", "audio", "slots",
+    }  # fmt: skip
     stored = {"/v1/responses/{response_id}"}
     for path, methods in served.app.openapi()["paths"].items():
         for method, operation in methods.items():

@@ -63,7 +63,7 @@ SERVER_FLAGS = (
     row("--props", _SWITCH, Ignored("settings are changed at the start alone"), "LLAMA_ARG_ENDPOINT_PROPS"),
     row("--slots / --no-slots", _ON_OFF, OnOff(Always(_ROUTE), Ignored("the route shows no prompts")),
         "LLAMA_ARG_ENDPOINT_SLOTS"),
-    row("--slot-save-path", _TEXT, Ignored("states of slots are not written by requests")),
+    row("--slot-save-path", _TEXT, Option("--slot-save-path")),
     row("--media-path", _TEXT, Option("--image-dir")),
     row("--sleep-idle-seconds", _INT, ByValue({"-1": Always("the model stays loaded")}, Option("--ttl"))),
     row("-cb --cont-batching / -nocb --no-cont-batching", _ON_OFF, OnOff(

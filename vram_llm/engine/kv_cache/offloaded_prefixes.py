@@ -37,6 +37,12 @@ class OffloadedPrefixes:
                 self.store.drop(key)
         self._tokens[self.store.put(state)] = tokens
 
+    def drop(self, tokens: list[int]) -> None:
+        """Drop the states of these tokens and of beginnings of them."""
+        for key, held in self._available():
+            if n_common(held, tokens) == len(held):
+                self.store.drop(key)
+
     def _available(self) -> list[tuple[int, list[int]]]:
         """The prefixes that the store still has."""
         for key in [key for key in self._tokens if key not in self.store]:

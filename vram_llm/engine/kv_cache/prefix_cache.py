@@ -11,7 +11,7 @@ from enum import Enum
 
 from vram_llm.engine.kv_cache.checkpoints import checkpoint_positions
 from vram_llm.engine.kv_cache.offload import Offloader
-from vram_llm.engine.kv_cache.offload_store import OffloadStore
+from vram_llm.engine.kv_cache.offload_store import OffloadStore, State
 from vram_llm.engine.kv_cache.prefix_lookup import FoundPrefix, PrefixLookup
 from vram_llm.engine.kv_cache.slots import CellMemory, PickSlot, SlotTable, most_recent
 from vram_llm.engine.sequence import Sequence
@@ -101,10 +101,22 @@ class PrefixCache:
                 slots.cut(slot, leaf.start)
         return True
 
-    def drop_idle(self) -> None:
-        """Free all idle prefixes without a copy on the host."""
-        for slot in list(self._slots.idle):
-            self._slots.release(slot)
+    def drop_idle(self, of: Sequence | None = None) -> None:
+        """Free all idle prefixes without a copy on the host.
+
+        With a sequence, free those that hold nothing but beginnings of its tokens, and their copies.
+        """
+        slots = self._slots
+        if of is None:
+            ends = slots.idle
+        else:
+            tokens = of.cache_key(-1)
+            node, length = slots.tree.match(tokens)
+            whole = [ancestor for ancestor in node.path() if ancestor.end <= length]
+            ends = {slot for each in whole for slot in slots.tree.ending_at(each)} & slots.idle
+            self._offloader.prefixes.drop(tokens)
+        for slot in list(ends):
+            slots.release(slot)
 
     def _evict_excess_idle(self, n_wanted: int = 0, needed: int | None = None) -> None:
         """Evict idle cells beyond `max_idle_cells`, except the `n_wanted` cells that slot `needed` is to run.
@@ -204,6 +216,36 @@ class PrefixCache:
     def discard(self, sequence: Sequence) -> None:
         """Drop the states of a waiting sequence that will not run again."""
         self._offloader.drop_saved_state(sequence)
+
+    # -- states that leave the engine and come back ----------------------------------------------
+
+    def copy_state(self, sequence: Sequence) -> tuple[State, int] | None:
+        """The state of all that is cached of a sequence's tokens but the last, and their number.
+
+        None if nothing is. A slot must be free or idle.
+        """
+        slots = self._slots
+        slot, length = self._begin(self._lookup.find(sequence), sequence)
+        slots.run(slot, sequence, length)
+        sequence.n_in_tree = slots.tree.end_of(slot).end
+        state = self.memory.state(slot) if length else None
+        self.finish(sequence)
+        return None if state is None else (state, length)
+
+    def take_state(self, sequence: Sequence, state: State) -> bool:
+        """Keep, idle, a state of a sequence's tokens but the last; False if llama.cpp does not take it.
+
+        A slot must be free or idle.
+        """
+        slots, length = self._slots, len(sequence.tokens) - 1
+        self.make_room(length)
+        slot = self._take_slot(sequence)
+        if not self.memory.restore(slot, state):
+            slots.release(slot)
+            return False
+        slots.run(slot, sequence, length)
+        self.finish(sequence)
+        return True
 
     # -- beginning -------------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ from typing import Protocol
 from vram_llm.engine import wire
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import EngineState
+from vram_llm.engine.slot_order import SlotDone, SlotOrder
 from vram_llm.engine.supervisor import notices
-from vram_llm.errors import EngineDied, ModelChanged, VramLLMError
+from vram_llm.errors import EngineDied, ModelChanged, RequestError, VramLLMError
 from vram_llm.fleet.ray.links import Leaving, ReplicaLink, decode_from_replica, read_frame
 from vram_llm.planner.types import Plan, PlannedModel
 
@@ -59,6 +60,13 @@ class RemoteEngine(EngineClient):
         """End the replicas and wait until they are gone."""
         await super().stop()
         await self._source.end(self)
+
+    async def order_slot(self, order: SlotOrder) -> SlotDone:
+        """Refused: the files are here, the state is there. Raises RequestError."""
+        raise RequestError(
+            "this model is on another computer, by Ray, so its slots are not saved, restored or erased",
+            "id_slot",
+        )
 
     def fail(self, error: VramLLMError) -> None:
         """The replicas do not start. Requests in flight end with `error` if none ever did, else they wait."""

@@ -55,7 +55,9 @@ class FleetFrontMiddleware:
         else:
             body = await _body(receive)
             content_type = Headers(scope=scope).get("content-type", "")
-            if is_form(content_type):
+            if not body and scope["path"].startswith("/slots/"):  # to erase one
+                asked = query.get("model", [""])[0]
+            elif is_form(content_type):
                 asked = _model_of_form(body, content_type)
             elif len(body) >= LARGE_BYTES:
                 asked = await run_in(BODIES, _model_of_large, body)

@@ -34,4 +34,6 @@ _KINDS = {
 
 def route_kind(method: str, path: str) -> RouteKind | None:
     """The kind of the route at `path`, with or without /v1; None: it needs no engine."""
+    if method == "POST" and path.startswith("/slots/"):
+        return RouteKind.TEXT
     return _KINDS.get((method, path.removeprefix("/v1")))

@@ -47,10 +47,17 @@ class SlotNumbers:
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
-    def of(self, ids: Iterable[str], n_slots: int) -> dict[str, int]:
-        """The numbers of the requests that run now, below `n_slots` unless more of them run."""
-        ids = list(ids)
-        numbers = {i: self._numbers[i] for i in ids if self._numbers.get(i, n_slots) < n_slots}
+    def of(self, running: Iterable[RequestSnapshot], n_slots: int) -> dict[str, int]:
+        """The numbers of the requests that run now, below `n_slots` unless more of them run.
+
+        They are the engine's. Replicas have each their own, so some of theirs get other ones.
+        """
+        own = {each.slot: each.id for each in running if each.slot is not None}
+        numbers = {request_id: number for number, request_id in own.items()}
+        ids = [each.id for each in running]
+        for i in ids:
+            if (number := self._numbers.get(i, n_slots)) < n_slots and number not in own:
+                numbers.setdefault(i, number)
         taken = set(numbers.values())
         free = (number for number in range(len(ids)) if number not in taken)
         numbers |= {i: next(free) for i in ids if i not in numbers}
@@ -59,7 +66,7 @@ class SlotNumbers:
 
 
 def slots_router(serving: ServingContext) -> APIRouter:
-    """The route. Slots are a view: their numbers are not those of the engine's slots."""
+    """The route."""
     router = APIRouter(tags=["metrics"], responses=refusals(503))
     numbers = SlotNumbers()
 
@@ -79,18 +86,21 @@ def slot_states(
 ) -> list[SlotState]:
     """The slots of a model with these requests in flight."""
     running = {each.id: each for each in requests if each.state != "waiting"}
-    by_number = {number: running[i] for i, number in numbers.of(running, info.parallel).items()}
+    by_number = {number: running[i] for i, number in numbers.of(running.values(), info.parallel).items()}
+    held = dict(enumerate(activity.slots))
     is_speculative = activity.totals.n_drafts > 0
     return [
-        _slot(number, info.n_ctx, is_speculative, by_number.get(number))
+        _slot(number, info.n_ctx, is_speculative, by_number.get(number), held.get(number, 0))
         for number in range(max(info.parallel, len(by_number)))
     ]
 
 
-def _slot(number: int, n_ctx: int, speculative: bool, request: RequestSnapshot | None) -> SlotState:
+def _slot(
+    number: int, n_ctx: int, speculative: bool, request: RequestSnapshot | None, n_held: int
+) -> SlotState:
     idle = SlotState(id=number, n_ctx=n_ctx, speculative=speculative, is_processing=request is not None)
     if request is None:
-        return idle
+        return idle.model_copy(update={"n_prompt_tokens": n_held}) if n_held else idle
     n_prompt, n_cached = request.prompt_tokens or 0, request.cached_tokens or 0
     most, n_decoded = request.max_tokens, request.generated_tokens
     n_remain = -1 if most is None else most - n_decoded

@@ -10,8 +10,6 @@ from vram_llm.server.native.probabilities import probabilities
 from vram_llm.server.native.settings import generation_settings
 from vram_llm.server.timings import ChoiceClock
 
-NO_SLOT = -1  # llama-server's "any": a client may send it back as `id_slot`
-
 
 @dataclass(slots=True)
 class NativeChoice:
@@ -28,10 +26,12 @@ class NativeChoice:
     _n_tokens: int = 0
     _n_prompt: int = 0
     _has_new_line: bool = False
+    _slot: int = -1
 
     def observe(self, event: TokenEvent) -> None:
         """Take in an event."""
         self._n_prompt = event.prompt_tokens or self._n_prompt
+        self._slot = self._slot if event.slot is None else event.slot
         self._n_tokens += len(event.token_ids)
         self._has_new_line |= "\n" in event.text
         if not self.fields.stream:
@@ -61,7 +61,7 @@ class NativeChoice:
             "content": text,
             "tokens": tokens,
             "stop": False,
-            "id_slot": NO_SLOT,
+            "id_slot": self._slot,
             "tokens_predicted": self._n_tokens,
             "tokens_evaluated": self._n_prompt,
         }
@@ -76,7 +76,7 @@ class NativeChoice:
             "index": self.index,
             "content": "".join(self._texts),
             "tokens": self._tokens if fields.return_tokens else [],
-            "id_slot": NO_SLOT,
+            "id_slot": self._slot,
             "stop": True,
             "model": self.info.name,
             "tokens_predicted": n_tokens,

@@ -34,9 +34,8 @@ NumberOfProbs = Annotated[int, WHOLE, Field(ge=0, le=MAX_PROBS)] | None
 class NativeFields(OpenAIFields):
     """The fields of both native routes. A field that is null counts as absent.
 
-    `id_slot` has no effect: requests share computed beginnings wherever they run. Neither has
-    `t_max_prompt_ms`, which llama-server does not read either, nor `n_keep` and `n_discard`: no context is
-    shifted.
+    `t_max_prompt_ms` has no effect: llama-server does not read it either. Neither have `n_keep` and
+    `n_discard`: no context is shifted.
     """
 
     ignored: ClassVar[frozenset[str]] = frozenset({"t_max_prompt_ms", "oaicompat"})
@@ -48,7 +47,6 @@ class NativeFields(OpenAIFields):
     post_sampling_probs: bool | None = None
     return_tokens: bool | None = None
     response_fields: Annotated[list[str], Field(max_length=MAX_RESPONSE_FIELDS)] | None = None
-    id_slot: Annotated[int, WHOLE] | None = None
 
     @property
     def n_top(self) -> int | None:
