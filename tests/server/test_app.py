@@ -64,6 +64,8 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
         "/v1/models",
         "/v1/models/{model_id}",
         "/v1/chat/completions",
+        "/v1/stream",
+        "/v1/streams/lookup",
         "/v1/completions",
         "/completion",
         "/completions",

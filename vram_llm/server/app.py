@@ -43,6 +43,9 @@ from vram_llm.server.request_log import RequestLogMiddleware
 from vram_llm.server.rerank import RerankFields, rerank_router
 from vram_llm.server.responses.fields import ResponseFields
 from vram_llm.server.responses.routes import responses_router
+from vram_llm.server.resumable.middleware import ResumableMiddleware
+from vram_llm.server.resumable.routes import LookupFields, resumable_router
+from vram_llm.server.resumable.streams import ResumableStreams
 from vram_llm.server.schemas import ChatCompletionRequest, CompletionRequest
 from vram_llm.server.serving_context import ServingContext
 from vram_llm.server.slot_actions import SlotFields, slot_actions_router
@@ -62,7 +65,7 @@ _DEFAULT = ServerConfig()
 BODIES = (
     ChatCompletionRequest, CompletionRequest, CompletionFields, InfillFields, ResponseFields, MessagesFields,
     CountFields, TokenizeFields, DetokenizeFields, ApplyTemplateFields, EmbeddingFields, RerankFields,
-    SlotFields, PlanFields, TranscriptionFields,
+    SlotFields, PlanFields, TranscriptionFields, LookupFields,
 )  # fmt: skip
 _MESSAGES = ("/messages", "/messages/count_tokens")
 _REFUSALS = {prefix + path: anthropic_response for prefix in ("", "/v1") for path in _MESSAGES}
@@ -88,7 +91,8 @@ def create_app(
     planner nor a log. Raises BadKeysFile.
     """
     app = bare_app(lifespan)
-    add_limits(app, engine, config, keyring=keyring, hosts=hosts)
+    streams = ResumableStreams(clock)
+    add_limits(app, engine, config, keyring=keyring, hosts=hosts, streams=streams)
     serving = ServingContext(engine, config, clock)
     page = Page()
     add_routes(app, root_router(serving, page, partial(_root_facts, serving)), version_router())
@@ -96,6 +100,7 @@ def create_app(
     add_twice(app, health_router(serving, _health(serving)), documented="")
     add_twice(app, models_router(serving))
     add_model_routes(app, serving)
+    add_twice(app, resumable_router(streams))
     readings = SystemReadings()
     add_routes(
         app, props_router(serving), status_router(serving, readings), metrics_router(serving, readings),
@@ -136,11 +141,13 @@ def add_limits(
     *,
     keyring: Keyring | None,
     hosts: frozenset[str] | None,
+    streams: ResumableStreams,
 ) -> None:
     """Add the middleware around all routes: log, keys, limits, host names, forms of requests.
 
     Middleware that is added earlier is inside of it. See create_app.
     """
+    app.add_middleware(ResumableMiddleware, streams=streams)
     app.add_middleware(NormalizeRequestMiddleware, max_body_bytes=config.max_body_bytes)
     app.add_middleware(ReplayMiddleware)
     if hosts is not None:

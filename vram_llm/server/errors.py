@@ -54,6 +54,12 @@ class NoSuchResponse(RequestError):
     code = "response_not_found"
 
 
+class NoSuchStream(RequestError):
+    """A stream that is not kept."""
+
+    code = "stream_not_found"
+
+
 class NoSuchRequest(RequestError):
     """A request that is not in flight."""
 
@@ -187,6 +193,7 @@ ANSWERS: dict[type[Exception], ErrorKind] = {
     UnknownModel: ErrorKind(status=404, type=_INVALID),
     WrongModel: ErrorKind(status=400, type=_INVALID),
     NoSuchResponse: ErrorKind(status=404, type=_INVALID),
+    NoSuchStream: ErrorKind(status=404, type=_INVALID),
     NoSuchRequest: ErrorKind(status=404, type=_INVALID),
     RequestCancelled: ErrorKind(status=499, type=_INVALID, retry=False),
     PreviousNotFound: ErrorKind(status=400, type=_INVALID),

@@ -31,6 +31,8 @@ from vram_llm.server.fleet.what_if_routes import AskAbout, FleetPlanFields, flee
 from vram_llm.server.health import health_router, root_router, version_router
 from vram_llm.server.metrics.system_readings import SystemReadings
 from vram_llm.server.openapi import document
+from vram_llm.server.resumable.routes import resumable_router
+from vram_llm.server.resumable.streams import ResumableStreams
 from vram_llm.server.ui.log_ring import LogRing, logs_router
 from vram_llm.server.ui.page import Page, page_router
 
@@ -67,7 +69,8 @@ def create_fleet_app(
     fleet, models, readiness = parts.fleet, parts.models, parts.readiness
     app = bare_app()
     app.add_middleware(FleetFrontMiddleware, fleet=fleet, models=models)
-    add_limits(app, _AllQueues(fleet, models), config, keyring=keyring, hosts=hosts)
+    streams = ResumableStreams(clock)
+    add_limits(app, _AllQueues(fleet, models), config, keyring=keyring, hosts=hosts, streams=streams)
     context = FleetContext(config, clock)
     page, readings, created = Page(), SystemReadings(), int(clock())
     add_routes(
@@ -82,6 +85,7 @@ def create_fleet_app(
     add_twice(app, health_router(context, fleet_health(fleet, models, readiness)), documented="")
     add_twice(app, fleet_models_router(fleet, models, created, parts.reloader))
     add_model_routes(app, context)
+    add_twice(app, resumable_router(streams))
     app.openapi = partial(document, app, (*BODIES, *ORDER_BODIES, FleetPlanFields))  # type: ignore[method-assign]  # as FastAPI says
     return app
 
