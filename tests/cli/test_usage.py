@@ -10,6 +10,8 @@ import pytest
 
 from tests import zoo
 from tests.cli.running import run, run_program
+from vram_llm.chat.builtin.table import BUILTIN_TEMPLATES
+from vram_llm.chat.template import CHATML
 from vram_llm.cli.main import cli
 from vram_llm.cli.plan_options import PlanOptions, plan_options
 from vram_llm.cli.server_options import server_options
@@ -165,6 +167,37 @@ def test_more_flags_of_llama_server() -> None:
     config = served.main(args, standalone_mode=False)
     assert (config.n_predict, config.tags) == (64, ("code", "fast"))
     assert config.reasoning_format is ReasoningFormat.NONE
+
+
+@pytest.mark.parametrize(("given", "source"), [("llama3", BUILTIN_TEMPLATES["llama3"]), (CHATML, CHATML)])
+def test_a_chat_template_by_name_or_as_text(given: str, source: str) -> None:
+    @click.command(cls=ShortFlagsCommand)
+    @server_options
+    def served(server: ServerConfig) -> ServerConfig:
+        return server
+
+    assert served.main(["--chat-template", given], standalone_mode=False).chat_template == source
+
+
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [
+        (["--chat-template", "llama9"], "neither a Jinja template nor one of llama.cpp's names: bailing, "),
+        (["--chat-template", "{{ oops"], "--chat-template is not a Jinja template"),
+        (["--chat-template", "{{ 1 }}"], "leaves out the message of a chat"),
+        (["--chat-template", "llama3", "--chat-template-file", "FILE"], "set the same: give one of them"),
+    ],
+)
+def test_what_is_no_chat_template(args: list[str], why: str, tmp_path: Path) -> None:
+    @click.command(cls=ShortFlagsCommand)
+    @server_options
+    def served(server: ServerConfig) -> ServerConfig:
+        return server
+
+    file = tmp_path / "chatml.jinja"
+    file.write_text(CHATML)
+    with pytest.raises(click.UsageError, match=why):
+        served.main([str(file) if word == "FILE" else word for word in args], standalone_mode=False)
 
 
 @pytest.mark.parametrize(

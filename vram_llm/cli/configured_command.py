@@ -43,6 +43,8 @@ _REPLACED: Mapping[str, frozenset[str]] = {
     "smart_split": frozenset({"tensor_split"}),
     "tensor_split": frozenset({"smart_split"}),
     "mmproj": frozenset({"no_mmproj"}),
+    "chat_template": frozenset({"chat_template_file"}),
+    "chat_template_file": frozenset({"chat_template"}),
     "no_mmproj": frozenset({"mmproj"}),
     "kv_type": frozenset({"kv_type_k", "kv_type_v"}),
     **dict.fromkeys(OVERRIDE_OPTIONS, OVERRIDE_OPTIONS),

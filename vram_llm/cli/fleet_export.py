@@ -38,7 +38,7 @@ def emit_fleet(plan: FleetPlan, servers: Mapping[str, ServerConfig], export_form
 
 def _exported(plan: FleetPlan, model: PackedModel, server: ServerConfig) -> ExportedModel:
     way = model.ways[0]
-    remarks = () if server.chat_template is None else (f"{model.spec.name}: add its --chat-template-file.",)
+    remarks = () if server.chat_template is None else (f"{model.spec.name}: add its chat template.",)
     return ExportedModel(
         name=model.spec.name,
         plan=with_whole_path(way.plan),

@@ -22,7 +22,7 @@ MODEL_FIELDS = (
     "tags", "sampling",
 )  # fmt: skip
 """Fields of ServerConfig that may differ between the models of one server, besides their names."""
-MODEL_PARAMETERS = frozenset({*MODEL_FIELDS, *SAMPLING, "chat_template_file"} - {"chat_template", "sampling"})
+MODEL_PARAMETERS = frozenset({*MODEL_FIELDS, *SAMPLING, "chat_template_file"} - {"sampling"})
 """The parameters of the options that set them."""
 
 
@@ -178,6 +178,10 @@ _OPTIONS = (
     click.option("--log-prompts", is_flag=True, default=_DEFAULT.log_prompts, help=(
         "Log each request's prompt, up to 20,000 characters."
     )),
+    click.option("--chat-template", metavar="NAME|JINJA", help=(
+        "Chat template to use in place of the model's own: one of llama.cpp's names (chatml, llama3, "
+        "mistral-v7, gemma and others), or the text of a Jinja template."
+    )),
     click.option("--chat-template-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
                  metavar="FILE", help="Jinja chat template to use in place of the model's own."),
     click.option("--chat-template-kwargs", type=JsonObjectType(), default="{}", metavar="JSON", help=(
@@ -222,8 +226,7 @@ def server_options(function: _F) -> _F:
             _check_keys(own["keys_file"])
         if own["ssl_keyfile"] is not None and own["ssl_certfile"] is None:
             raise click.UsageError("--ssl-keyfile needs --ssl-certfile")
-        if template_file is not None:
-            own["chat_template"] = _template_in(template_file)
+        own["chat_template"] = _template(own["chat_template"], template_file)
         if own["chat_template_kwargs"]:
             _check_kwargs(own["chat_template_kwargs"])
         budget = own["reasoning_budget"]
@@ -245,6 +248,27 @@ def server_options(function: _F) -> _F:
     for param in getattr(function, "__click_params__", []):
         collect.__click_params__.append(param)  # type: ignore[attr-defined]  # click's own way to stack decorators
     return collect  # type: ignore[return-value]  # click calls it in place of `function`
+
+
+def _template(given: str | None, file: Path | None) -> str | None:
+    """The source of the chat template; None: the model's own. Raises UsageError."""
+    if given is None:
+        return None if file is None else _template_in(file)
+    if file is not None:
+        raise click.UsageError("--chat-template and --chat-template-file set the same: give one of them")
+    from vram_llm.chat.builtin.table import BUILTIN_TEMPLATES
+    from vram_llm.chat.template import BrokenTemplate, check_template
+
+    if given in BUILTIN_TEMPLATES:
+        return BUILTIN_TEMPLATES[given]
+    if "{" not in given:
+        names = ", ".join(sorted(BUILTIN_TEMPLATES))
+        raise click.UsageError(f"{given!r} is neither a Jinja template nor one of llama.cpp's names: {names}")
+    try:
+        check_template(given, "--chat-template")
+    except BrokenTemplate as error:
+        raise click.UsageError(str(error)) from None
+    return given
 
 
 def _template_in(path: Path) -> str:
