@@ -52,6 +52,7 @@ OPERATIONS = (
     "POST /v1/embeddings",
     "POST /v1/rerank",
     "GET /props",
+    "POST /props",
     "GET /status",
     "GET /metrics",
     "GET /slots",

@@ -77,6 +77,7 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
         "/v1/responses/input_tokens",
         "/v1/embeddings",
         "/v1/rerank",
+        "/v1/audio/transcriptions",
         "/props",
         "/status",
         "/metrics",

@@ -71,20 +71,34 @@ async def test_props(connect: Connect, engine: FakeEngine) -> None:
     wanted = {**OF_LLAMA_SERVER, "temperature": 0.6, "repeat_penalty": 1.1, "top_k": 3, "seed": 4}
     assert {name: settings["params"][name] for name in wanted} == wanted
     assert props.pop("build_info").startswith("vram-llm ")
+    assert props.pop("media_marker").startswith("<__media_")
     assert props == {
         "total_slots": 4,
         "model_alias": "tiny",
+        "model_ftype": "",
         "model_path": "/models/tiny-Q8_0.gguf",
         "modalities": {"vision": True, "video": False, "audio": False},
         "endpoint_slots": True,
         "endpoint_props": False,
         "endpoint_metrics": True,
+        "ui": True,
+        "ui_settings": {},
+        "cors_proxy_enabled": False,
         "chat_template": "{{ 1 }}",
         "chat_template_tool_use": "{{ 2 }}",
         "bos_token": "<s>",
         "eos_token": "</s>",
         "is_sleeping": False,
     }
+
+
+async def test_props_are_changed_with_the_flag_alone(connect: Connect) -> None:
+    refused = await connect().post("/props", json={})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (501, "not_supported_error")
+    client = connect(endpoint_props=True)
+    assert (await client.get("/props")).json()["endpoint_props"] is True
+    assert (await client.post("/props", json={})).json() == {"success": True}
+    assert (await client.post("/props", json={"n_ctx": 5})).status_code == 400
 
 
 @pytest.mark.parametrize(

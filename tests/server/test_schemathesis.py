@@ -51,7 +51,10 @@ DRAWN_ALONE = settings(SETTINGS, phases=[Phase.generate])
 def base_urls() -> Iterator[list[str]]:
     """A server for each of MODELS: schemathesis asks and waits."""
     with ExitStack() as stack:
-        yield [stack.enter_context(in_thread(listening(FakeEngine(info=info)))) for info in MODELS]
+        yield [
+            stack.enter_context(in_thread(listening(FakeEngine(info=info), endpoint_props=True)))
+            for info in MODELS
+        ]
 
 
 @pytest.fixture(scope="module")

@@ -143,6 +143,9 @@ _OPTIONS = (
     click.option("--spm-infill", is_flag=True, default=_DEFAULT.spm_infill, help=(
         "POST /infill puts the suffix before the prefix, as some models want it (llama-server's flag)."
     )),
+    click.option("--props", "endpoint_props", is_flag=True, default=_DEFAULT.endpoint_props, help=(
+        "Answer POST /props, which changes nothing, as in llama-server (its flag)."
+    )),
     click.option("--request-timeout", "request_timeout_s", type=click.FloatRange(0), metavar="SECONDS",
                  default=_DEFAULT.request_timeout_s, show_default=True, help=(
         "Time for a request, its wait in the queue included; then its answer ends as at max_tokens, and a "

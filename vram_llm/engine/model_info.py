@@ -47,5 +47,6 @@ class ModelInfo:
     max_prompt_bytes: int | None = None  # of a text that can fit `n_ctx` tokens; None: unknown
     vocab_type: int = 0  # llama_vocab_type of llama.h
     sampling: tuple[tuple[str, float | int], ...] = ()  # fields of SamplingParams that its file names
+    quantization: str = ""  # the usual name of its file's, such as Q4_K_M
     fim: FimTokens = field(default_factory=FimTokens)
     ends: tuple[int, ...] = ()  # tokens that end an answer, ascending

@@ -262,6 +262,7 @@ def _model_info(model: "LoadedModel", draft: "LoadedModel | None", name: str) ->
         vocab_type=model.vocab.kind,
         max_prompt_bytes=max_prompt_bytes(model.vocab, model.n_ctx_seq),
         sampling=sampling_of_file(model.metadata),
+        quantization=plan.model.quantization,
         fim=model.vocab.fim,
         ends=tuple(sorted(model.vocab.ends)),
         tool_template=model.metadata("tokenizer.chat_template.tool_use"),

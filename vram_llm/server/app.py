@@ -37,7 +37,7 @@ from vram_llm.server.native.fields import CompletionFields, InfillFields
 from vram_llm.server.native.routes import native_router
 from vram_llm.server.normalize_request import NormalizeRequestMiddleware
 from vram_llm.server.openapi import document
-from vram_llm.server.props import props_router
+from vram_llm.server.props import PropsFields, changing_props_router, props_router
 from vram_llm.server.replay import ReplayMiddleware
 from vram_llm.server.request_log import RequestLogMiddleware
 from vram_llm.server.rerank import RerankFields, rerank_router
@@ -65,7 +65,7 @@ _DEFAULT = ServerConfig()
 BODIES = (
     ChatCompletionRequest, CompletionRequest, CompletionFields, InfillFields, ResponseFields, MessagesFields,
     CountFields, TokenizeFields, DetokenizeFields, ApplyTemplateFields, EmbeddingFields, RerankFields,
-    SlotFields, PlanFields, TranscriptionFields, LookupFields,
+    SlotFields, PlanFields, TranscriptionFields, LookupFields, PropsFields,
 )  # fmt: skip
 _MESSAGES = ("/messages", "/messages/count_tokens")
 _REFUSALS = {prefix + path: anthropic_response for prefix in ("", "/v1") for path in _MESSAGES}
@@ -101,6 +101,7 @@ def create_app(
     add_twice(app, models_router(serving))
     add_model_routes(app, serving)
     add_twice(app, resumable_router(streams))
+    add_routes(app, changing_props_router(config))
     readings = SystemReadings()
     add_routes(
         app, props_router(serving), status_router(serving, readings), metrics_router(serving, readings),

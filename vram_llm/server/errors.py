@@ -72,6 +72,12 @@ class PreviousNotFound(RequestError):
     code = "previous_response_not_found"
 
 
+class RouteIsOff(RequestError):
+    """A route that the server's options switch off."""
+
+    code = "route_is_off"
+
+
 class NoInfill(RequestError):
     """The model has no tokens for prompts with a gap."""
 
@@ -202,6 +208,7 @@ ANSWERS: dict[type[Exception], ErrorKind] = {
     BodyTooLarge: ErrorKind(status=413, type=_INVALID),
     HeadTooLarge: ErrorKind(status=431, type=_INVALID),
     TooSlow: ErrorKind(status=408, type="timeout_error", retry=False),
+    RouteIsOff: ErrorKind(status=501, type="not_supported_error", retry=False),
     NoInfill: ErrorKind(status=501, type="not_supported_error", retry=False),  # llama-server's
     UnknownEncoding: ErrorKind(status=415, type=_INVALID),
     Overloaded: ErrorKind(status=429, type="rate_limit_error", code="overloaded"),

@@ -21,7 +21,7 @@ _REFUSALS = {
     413: "The body is too large",
     429: "The queue is full; retry after the seconds in Retry-After",
     500: "The engine or the server failed on this request",
-    501: "The model cannot do this",
+    501: "The model cannot do this, or the route is off",
     503: "Loading, restarting or stopping",
 }
 

@@ -31,6 +31,7 @@ from vram_llm.server.fleet.what_if_routes import AskAbout, FleetPlanFields, flee
 from vram_llm.server.health import health_router, root_router, version_router
 from vram_llm.server.metrics.system_readings import SystemReadings
 from vram_llm.server.openapi import document
+from vram_llm.server.props import changing_props_router
 from vram_llm.server.resumable.routes import resumable_router
 from vram_llm.server.resumable.streams import ResumableStreams
 from vram_llm.server.ui.log_ring import LogRing, logs_router
@@ -86,6 +87,7 @@ def create_fleet_app(
     add_twice(app, fleet_models_router(fleet, models, created, parts.reloader))
     add_model_routes(app, context)
     add_twice(app, resumable_router(streams))
+    add_routes(app, changing_props_router(config))
     app.openapi = partial(document, app, (*BODIES, *ORDER_BODIES, FleetPlanFields))  # type: ignore[method-assign]  # as FastAPI says
     return app
 
