@@ -32,6 +32,7 @@ async def test_reply(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     reply = (await ask(client, model="tiny")).json()
     assert reply.pop("id").startswith("chatcmpl-")
     assert reply.pop("system_fingerprint").startswith("b")
+    assert reply.pop("timings")["predicted_n"] == 2
     assert reply == {
         "object": "chat.completion",
         "created": 1234,

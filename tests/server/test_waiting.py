@@ -160,6 +160,16 @@ async def test_progress_of_the_prompt(path: str, body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("path", "body"), STREAMS[:2])
+async def test_timings_at_the_end(path: str, body: dict[str, Any]) -> None:
+    """As in llama-server they are in the last chunk of each stream that has a choice."""
+    engine = FakeEngine(says("Hello", " world", "!"))
+    async with listening(engine) as url, http_client() as client:
+        streamed = chunks((await client.post(url + path, json=body)).text)
+    assert ["timings" in chunk for chunk in streamed] == [False] * (len(streamed) - 1) + [True]
+    assert streamed[-1]["timings"]["predicted_n"] == 3
+
+
+@pytest.mark.parametrize(("path", "body"), STREAMS[:2])
 async def test_timings_of_each_token(path: str, body: dict[str, Any]) -> None:
     engine = FakeEngine(says("Hello", " world", "!"))
     async with listening(engine) as url, http_client() as client:
@@ -173,4 +183,4 @@ async def test_timings_of_each_token(path: str, body: dict[str, Any]) -> None:
     assert counts == sorted(counts)
     assert (counts[-1], whole.json()["timings"]["predicted_n"]) == (3, 3)
     assert whole.json()["timings"]["prompt_n"] == 5
-    assert "timings" not in plain.json()
+    assert plain.json()["timings"].items() >= {"predicted_n": 3, "prompt_n": 5, "cache_n": 0}.items()

@@ -26,7 +26,7 @@ from vram_llm.server.schemas import ChatCompletionRequest
 from vram_llm.server.serving_context import ServingContext, fingerprint, template_source
 from vram_llm.server.sse import EventStream, VerboseFirstChunk, with_timings
 from vram_llm.server.template_messages import continued_message, template_messages
-from vram_llm.server.timings import Clocks, clocks_of, timed
+from vram_llm.server.timings import Clocks, clocks_of, timed, timings_of
 from vram_llm.server.truncation import answer_room, prepare_to_fit
 
 
@@ -142,7 +142,7 @@ async def _reply(
             for index, answer in enumerate(answers)
         ],
         usage=counter.usage(),
-        timings=clocks[0].timings() if clocks else None,
+        timings=clocks[0].timings() if clocks else timings_of(record_of_request()),
         verbose=verbose,
     )
     return reply.model_dump_json().encode()

@@ -95,7 +95,7 @@ class ChatChunks(Chunks[ParsedChunk]):
             unfinished = [key for key in self._texts if key[0] == index]
             chunk += b"".join(self._input(*key, self._texts.pop(key).finish()) for key in unfinished)
             self._tally.add(index, item.token, item.reasoning_tokens)
-            chunk += self._choice(index, self.nothing, _encode(self._form.ending(item.ending)))
+            chunk += self._finish(index, _encode(self._form.ending(item.ending)))
         return chunk
 
     def _piece(self, index: int, event: Event) -> bytes:

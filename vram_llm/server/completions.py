@@ -19,10 +19,11 @@ from vram_llm.server.parse_prompts import Prompts, parse_prompts
 from vram_llm.server.prompt_limits import check_ids_fit
 from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import Completion, CompletionChoice, ReplyHead, UsageCounter
+from vram_llm.server.request_record import record_of_request
 from vram_llm.server.schemas import CompletionRequest
 from vram_llm.server.serving_context import ServingContext, fingerprint
 from vram_llm.server.sse import Chunks, EventStream, with_timings
-from vram_llm.server.timings import Clocks, clocks_of, timed
+from vram_llm.server.timings import Clocks, clocks_of, timed, timings_of
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 Echo = str | None  # text in front of a choice; None: the prompt's text as the engine reports it
@@ -71,7 +72,7 @@ class CompletionChunks(Chunks[TokenEvent]):
             chunk = self.text(index, item.text) if item.text else b""
         if item.finish_reason is not None:
             self._tally.add(index, item)
-            chunk += self._choice(index, self.nothing, f'"{item.finish_reason}"'.encode())
+            chunk += self._finish(index, f'"{item.finish_reason}"'.encode())
         return chunk
 
     def _likely_text(self, index: int, event: TokenEvent) -> bytes:
@@ -185,7 +186,7 @@ def _reply(
             for index, outcome in enumerate(outcomes)
         ],
         usage=counter.usage(),
-        timings=clocks[0].timings() if clocks else None,
+        timings=clocks[0].timings() if clocks else timings_of(record_of_request()),
     )
 
 

@@ -60,6 +60,12 @@ class NoSuchStream(RequestError):
     code = "stream_not_found"
 
 
+class StreamStopped(RequestError):
+    """A stream was stopped before it had begun."""
+
+    code = "stream_stopped"
+
+
 class NoSuchRequest(RequestError):
     """A request that is not in flight."""
 
@@ -208,6 +214,7 @@ ANSWERS: dict[type[Exception], ErrorKind] = {
     BodyTooLarge: ErrorKind(status=413, type=_INVALID),
     HeadTooLarge: ErrorKind(status=431, type=_INVALID),
     TooSlow: ErrorKind(status=408, type="timeout_error", retry=False),
+    StreamStopped: ErrorKind(status=400, type=_INVALID, retry=False),
     RouteIsOff: ErrorKind(status=501, type="not_supported_error", retry=False),
     NoInfill: ErrorKind(status=501, type="not_supported_error", retry=False),  # llama-server's
     UnknownEncoding: ErrorKind(status=415, type=_INVALID),

@@ -23,7 +23,7 @@ from vram_llm.server.replay import REPLAYED
 from vram_llm.server.replies import ReplyHead, UsageCounter
 from vram_llm.server.request_record import note_error, record_of_request
 from vram_llm.server.schemas import GenerationFields
-from vram_llm.server.timings import ChoiceClock, Clocks
+from vram_llm.server.timings import ChoiceClock, Clocks, timings_of
 
 log = logging.getLogger(__name__)
 DONE = b"data: [DONE]\n\n"
@@ -76,6 +76,7 @@ class Chunks(Generic[Item]):
         self._head = b"data: " + _encode(facts)[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._include_usage = include_usage
+        self.times_end = True
         self._tally = counter
         self._text_begins = [
             self._head + b'{"index":%d,' % index + self.before_text for index in range(n_choices)
@@ -100,6 +101,11 @@ class Chunks(Generic[Item]):
     def failure(self, error: Exception) -> bytes:
         """A data line with `error`; no [DONE] follows."""
         return b"data: " + _encode(error_body(error)) + b"\n\n"
+
+    def _finish(self, index: int, reason: bytes) -> bytes:
+        """The last chunk of choice `index`, with the timings unless all chunks get them."""
+        chunk = self._choice(index, self.nothing, reason)
+        return with_member(chunk, "timings", timings_of(record_of_request())) if self.times_end else chunk
 
     def bare(self, index: int) -> bytes:
         """A chunk without content, of choice `index`."""
@@ -135,6 +141,7 @@ class TimedChunks(Generic[Item]):
         self._token_of = token_of
         self._progress = progress
         self._timings = timings
+        chunks.times_end = not timings
         self.opening, self.failure = chunks.opening, chunks.failure
 
     def event(self, index: int, item: Item) -> bytes:

@@ -1,4 +1,4 @@
-"""Times of each choice's prompt and answer, in llama-server's fields, for clients that ask."""
+"""Times of prompts and answers, in llama-server's fields: at the end, and on request of each choice."""
 
 import time
 from contextlib import aclosing
@@ -6,6 +6,7 @@ from typing import Any
 
 from vram_llm.engine.request import TokenEvent
 from vram_llm.server.generation import TokenEvents
+from vram_llm.server.request_record import RequestRecord
 from vram_llm.server.schemas import GenerationFields
 
 
@@ -30,21 +31,15 @@ class ChoiceClock:
 
     def timings(self) -> dict[str, Any]:
         """llama-server's `timings`. The prompt's time includes its wait for a free sequence."""
-        prompt_ms = 1000 * ((self._first or self._last) - self._began)
-        predicted_ms = 1000 * (self._last - (self._first or self._last))
-        n_prompt = self._prompt_tokens - self._cached_tokens
-        n_after_first = max(self._n_tokens - 1, 0)
-        return {
-            "cache_n": self._cached_tokens,
-            "prompt_n": n_prompt,
-            "prompt_ms": prompt_ms,
-            "prompt_per_token_ms": _per(prompt_ms, n_prompt),
-            "prompt_per_second": _per(1000 * n_prompt, prompt_ms),
-            "predicted_n": self._n_tokens,
-            "predicted_ms": predicted_ms,
-            "predicted_per_token_ms": _per(predicted_ms, n_after_first),
-            "predicted_per_second": _per(1000 * n_after_first, predicted_ms),
-        }
+        first = self._last if self._first is None else self._first
+        return _timings(
+            cached=self._cached_tokens,
+            n_prompt=self._prompt_tokens - self._cached_tokens,
+            prompt_s=first - self._began,
+            n_predicted=self._n_tokens,
+            n_after_first=max(self._n_tokens - 1, 0),
+            predicted_s=self._last - first,
+        )
 
     def progress(self, event: TokenEvent) -> list[dict[str, Any]]:
         """llama-server's `prompt_progress` objects for an event, after `observe`.
@@ -88,6 +83,38 @@ async def _observed(token_events: TokenEvents, clocks: Clocks) -> TokenEvents:
         async for index, event in token_events:
             clocks[index].observe(event)
             yield index, event
+
+
+def timings_of(record: RequestRecord) -> dict[str, Any]:
+    """llama-server's `timings` of a request that has ended: of all its choices together."""
+    began = record.began_at if record.submitted_at is None else record.submitted_at
+    last = began if record.last_token_at is None else record.last_token_at
+    first = last if record.first_token_at is None else record.first_token_at
+    return _timings(
+        cached=record.cached_tokens,
+        n_prompt=record.prompt_tokens - record.cached_tokens,
+        prompt_s=first - began,
+        n_predicted=record.completion_tokens,
+        n_after_first=max(record.completion_tokens - record.n_sequences, 0),
+        predicted_s=last - first,
+    )
+
+
+def _timings(
+    *, cached: int, n_prompt: int, prompt_s: float, n_predicted: int, n_after_first: int, predicted_s: float
+) -> dict[str, Any]:
+    prompt_ms, predicted_ms = 1000 * prompt_s, 1000 * predicted_s
+    return {
+        "cache_n": cached,
+        "prompt_n": n_prompt,
+        "prompt_ms": prompt_ms,
+        "prompt_per_token_ms": _per(prompt_ms, n_prompt),
+        "prompt_per_second": _per(1000 * n_prompt, prompt_ms),
+        "predicted_n": n_predicted,
+        "predicted_ms": predicted_ms,
+        "predicted_per_token_ms": _per(predicted_ms, n_after_first),
+        "predicted_per_second": _per(1000 * n_after_first, predicted_ms),
+    }
 
 
 def _per(amount: float, count: float) -> float | None:

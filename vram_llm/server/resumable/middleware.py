@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vram_llm.errors import RequestError
 from vram_llm.server.api_keys import current_key
+from vram_llm.server.errors import StreamStopped
 from vram_llm.server.generation import cancel_and_wait
 from vram_llm.server.normalize_request import receive_again
 from vram_llm.server.read_body import LARGE_BYTES
@@ -17,10 +18,6 @@ from vram_llm.server.worker_threads import BODIES, run_in
 HEADER = "x-conversation-id"
 MAX_ID_CHARS = 512
 _BOM = b"\xef\xbb\xbf"
-
-
-class StreamStopped(RequestError):
-    """A stream was stopped before it had begun."""
 
 
 class ResumableMiddleware:
