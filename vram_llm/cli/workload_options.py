@@ -17,6 +17,7 @@ from vram_llm.cli.option_types import (
 )
 from vram_llm.cli.override_options import OverrideListType
 from vram_llm.cli.plan_option import PlanOption, choice_of
+from vram_llm.cli.processor_options import PROCESSOR_OPTIONS
 from vram_llm.cli.rope_options import ROPE_OPTIONS
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.quants import KV_TYPES
@@ -135,6 +136,7 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--threads-batch -tb", fields=("n_threads_batch",), type=click.IntRange(1), metavar="N",
                has_default=False,
                help="CPU threads for steps of several tokens.  [default: as --threads]"),
+    *PROCESSOR_OPTIONS,
     PlanOption(flags="--backend-sampling", fields=("backend_sampling",), type=choice_of(BackendSampling),
                from_field=str, to_field=BackendSampling, help=(
         "Sample tokens on the output's device instead of the host, if the request allows it. auto: on if "

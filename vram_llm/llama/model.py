@@ -18,10 +18,12 @@ from vram_llm.llama.cells import Cells
 from vram_llm.llama.device_samplers import DeviceSamplers, reserve
 from vram_llm.llama.devices import Servers, handles
 from vram_llm.llama.held_buffers import HeldBuffers
+from vram_llm.llama.lock_limit import raise_lock_limit
 from vram_llm.llama.mtp_head import HiddenStates, MtpHead, give_hidden_states, hidden_states
 from vram_llm.llama.multimodal.encoder import ImageReader
-from vram_llm.llama.params import LOAD_AUTO, LOAD_WITHOUT_MMAP, ModelParams, context_params
+from vram_llm.llama.params import ModelParams, context_params, load_mode
 from vram_llm.llama.sampling import SamplerChain
+from vram_llm.llama.thread_pools import ThreadPools, use_numa
 from vram_llm.llama.vocab import Vocab
 from vram_llm.llama.weights_on_disk import WeightsOnDisk
 from vram_llm.model.file_identity import check_files
@@ -65,6 +67,7 @@ class LoadedModel:
         """
         check_files(plan.files)
         C.llama_backend_init()
+        use_numa(plan.context.processor.numa)
         self.plan = plan
         self.extra_buffers = extra_buffers
         self.note_batch: Callable[[int], None] = lambda _: None  # called with the rows of each batch
@@ -89,7 +92,9 @@ class LoadedModel:
             raise
         apply_adapters(self._ctx, self._adapters)
         self.mtp_head: MtpHead | None = None
+        self._thread_pools: ThreadPools | None = None
         try:
+            self._thread_pools = ThreadPools(self._ctx, plan.context)
             self.mtp_head = self._make_head()
             self.images = self._read_images(servers)
         except VramLLMError:
@@ -104,10 +109,8 @@ class LoadedModel:
         self.n_ubatch: int = C.llama_n_ubatch(self._ctx)
         self.batch = TokenBatch(self.n_batch)
         self._views: dict[int, npt.NDArray[np.float32]] = {}  # rows of logits by their address
-        self._block_at, self._block = (
-            0,
-            np.empty((0, self.vocab.n_tokens), np.float32),
-        )  # logits of several rows
+        self._block_at = 0
+        self._block = np.empty((0, self.vocab.n_tokens), np.float32)  # logits of several rows
 
     def _load(self, progress: Progress | None) -> int:
         plan = self.plan
@@ -119,7 +122,9 @@ class LoadedModel:
             extra_buffers=self.extra_buffers,
             kv_overrides=plan.model.kv_overrides,
         )
-        params.struct.load_mode = LOAD_AUTO if plan.context.use_mmap else LOAD_WITHOUT_MMAP
+        if plan.context.mlock:
+            raise_lock_limit()
+        params.struct.load_mode = load_mode(plan.context)
         params.struct.check_tensors = plan.serving.check_tensors
         if progress is not None:
             callback = C.llama_progress_callback(lambda fraction, _: progress(fraction))
@@ -341,6 +346,8 @@ class LoadedModel:
         if self.mtp_head is not None:
             self.mtp_head.close()
         C.llama_free(self._ctx)
+        if self._thread_pools is not None:
+            self._thread_pools.close()
 
     def _free_model(self) -> None:
         if self._on_disk is not None:

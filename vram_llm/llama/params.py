@@ -24,7 +24,8 @@ ROPE_SCALING = {
     RopeScaling.LINEAR: C.LLAMA_ROPE_SCALING_TYPE_LINEAR,
     RopeScaling.YARN: C.LLAMA_ROPE_SCALING_TYPE_YARN,
 }
-LOAD_AUTO, LOAD_WITHOUT_MMAP = -1, 0  # llama_load_mode of llama.h
+# llama_load_mode of llama.h
+LOAD_AUTO, LOAD_WITHOUT_MMAP, LOAD_LOCKED, LOAD_MAPPED_AND_LOCKED = -1, 0, 2, 3
 
 
 class _Override(ctypes.Structure):
@@ -83,6 +84,13 @@ class ModelParams:
     def keep(self, what: object) -> None:
         """Keep one more object alive that the struct points at."""
         self._kept.append(what)
+
+
+def load_mode(context: Context) -> int:
+    """The llama_load_mode of a real load."""
+    if context.mlock:
+        return LOAD_MAPPED_AND_LOCKED if context.use_mmap else LOAD_LOCKED
+    return LOAD_AUTO if context.use_mmap else LOAD_WITHOUT_MMAP
 
 
 def _kv_overrides(overrides: Sequence[MetadataOverride]) -> Any:

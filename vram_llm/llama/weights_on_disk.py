@@ -2,10 +2,10 @@
 
 import logging
 import mmap
-import resource
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from vram_llm.llama.lock_limit import raise_lock_limit
 from vram_llm.llama.mapped_files import MappedFiles, MappedPart
 from vram_llm.llama.mapped_tensors import MappedTensor, mapped_tensors
 from vram_llm.llama.read_ahead import REQUEST_BYTES, DiskPart, ReadAhead
@@ -95,8 +95,7 @@ class WeightsOnDisk:
 
 def _lock(parts: Iterable[MappedPart]) -> None:
     """Read parts into memory and lock them there; if the system does not allow it, log that and go on."""
-    _, most = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, (most, most))
+    raise_lock_limit()
     locked = 0
     for part in parts:
         for piece in part.pieces(_LOCK_BYTES):

@@ -85,8 +85,10 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         n_ubatch=min(n_ubatch, n_batch),
         n_threads=workload.n_threads or machine.host.best_threads,
         n_threads_batch=workload.n_threads_batch,
+        processor=workload.processor,
+        mlock=workload.mlock,
         n_threads_given=workload.n_threads is not None,
-        use_mmap=workload.use_mmap is not False
+        use_mmap=(workload.use_mmap or (workload.use_mmap is None and not workload.mlock))
         and profile.can_map
         and not any(map(_is_unmapped, machine.devices)),
         pipeline_copies=workload.pipeline_copies,

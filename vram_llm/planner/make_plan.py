@@ -11,6 +11,7 @@ from vram_llm.planner.companions import adapters
 from vram_llm.planner.context import wants_auto_context, wants_largest_context
 from vram_llm.planner.context_price import ContextPrice
 from vram_llm.planner.llama_split import split_of
+from vram_llm.planner.locked_weights import check_lockable
 from vram_llm.planner.override_check import checked_overrides
 from vram_llm.planner.search.alternatives import (
     alternative_to,
@@ -70,6 +71,7 @@ def make_plan(
     companions = (*adapters(profile, machine, workload.loras, chosen.placement), *companions)
     if not chosen.estimate.fits:
         raise _does_not_fit(profile, machine, workload, chosen, companions, exact)
+    check_lockable(profile, machine.host, chosen)
 
     def with_speed(other: Alternative) -> Alternative:
         return replace(other, speed=expected_speed(profile, machine, workload, other))
@@ -81,7 +83,6 @@ def make_plan(
             *alternatives(profile, machine, workload, chosen, exact),
             *idle_device_alternatives(profile, machine, workload, chosen),
         )
-    others = (*_by_other_mode(workload, split), *others)
     plan = Plan(
         version=PLAN_VERSION,
         model=_planned_model(profile),
@@ -92,7 +93,7 @@ def make_plan(
         fits=True,
         dictated=workload.tensor_split is not None or workload.n_gpu_layers is not None,
         by_free_memory=None if by_free_memory is None else with_speed(by_free_memory),
-        alternatives=tuple(with_speed(other) for other in others),
+        alternatives=tuple(with_speed(other) for other in (*_by_other_mode(workload, split), *others)),
         companions=companions,
         objective=workload.objective,
         speed=expected_speed(profile, machine, workload, chosen),
@@ -161,7 +162,7 @@ def _with_load_mode(workload: Workload, chosen: Candidate) -> Candidate:
     llama.cpp puts weights of the host into memory that cards copy from fastest (make_cpu_buft_list), or
     repacks them for the processor, but not in place: repacked weights of a mapped file are in memory twice.
     """
-    if workload.use_mmap is not None or not chosen.placement.shares_layers_with_host:
+    if workload.use_mmap is not None or workload.mlock or not chosen.placement.shares_layers_with_host:
         return chosen
     return replace(chosen, context=replace(chosen.context, use_mmap=False))
 

@@ -12,6 +12,7 @@ from vram_llm.planner.context_price import ContextPrice
 from vram_llm.planner.disk_reads import DiskReads
 from vram_llm.planner.estimates import Estimate, MemoryUse
 from vram_llm.planner.overrides import Override
+from vram_llm.planner.processor_use import AS_USUAL, ProcessorUse
 from vram_llm.planner.rope import AS_IN_FILE, Rope
 from vram_llm.planner.speed_range import SpeedRange
 from vram_llm.planner.tensor_split import SplitChoice, SplitMode, TensorSplit
@@ -108,6 +109,8 @@ class Workload:
     draft: str | None = None  # a smaller model whose drafts this model verifies
     n_threads: int | None = None
     n_threads_batch: int | None = None
+    processor: ProcessorUse = AS_USUAL
+    mlock: bool = False  # lock the host's weights in memory
     backend_sampling: BackendSampling = BackendSampling.AUTO
     serving: Serving = Serving()
     objective: Objective = Objective.LATENCY
@@ -138,6 +141,8 @@ class Context:
     use_mmap: bool
     pipeline_copies: bool  # if llama.cpp can make them; they cost memory and speed up prompts and streams
     n_threads_batch: int | None = None  # for steps of more than one token; None: n_threads
+    processor: ProcessorUse = AS_USUAL
+    mlock: bool = False  # the host's weights are locked in memory
     n_threads_given: bool = False  # the user chose n_threads; else it is the planning computer's cores
     n_outputs_max: int | None = None  # most rows of logits per micro-batch; None: one per sequence
     flash_attn: FlashAttention = FlashAttention.AUTO

@@ -15,9 +15,10 @@ from vram_llm.planner.context import NO_TENSOR
 from vram_llm.planner.export.device_flags import ExportedDevices, exported_devices, exported_threads
 from vram_llm.planner.export.llama_server import as_comments
 from vram_llm.planner.export.metadata_settings import metadata_lines
+from vram_llm.planner.processor_use import AS_USUAL
 from vram_llm.planner.rope import AS_IN_FILE, Rope
 from vram_llm.planner.tensor_split import SplitMode
-from vram_llm.planner.types import HOST, CompanionKind, FlashAttention, Plan
+from vram_llm.planner.types import HOST, CompanionKind, Context, FlashAttention, Plan
 
 _CLASS_SCRIPT = """\
 {remarks}
@@ -155,6 +156,7 @@ def script(plan: Plan) -> str:
     adapters = [(companion.path, companion.scale) for companion in plan.companions]
     only_cuda = {device.kind for device in exported.devices} <= {DeviceKind.CUDA}
     uses_class = only_cuda and context.kv_unified and not overrides and not adapters
+    uses_class &= not context.mlock
     uses_class &= context.rope == AS_IN_FILE and not plan.model.kv_overrides
     uses_class &= plan.placement.split_mode is SplitMode.LAYER
     n_threads = exported_threads(plan) or _ALL_CORES
@@ -195,10 +197,16 @@ def script(plan: Plan) -> str:
             type_k=KV_TYPES[context.kv_type_k].id,
             type_v=KV_TYPES[context.kv_type_v].id,
             use_mmap=context.use_mmap,
-            load_mode="LLAMA_LOAD_MODE_AUTO" if context.use_mmap else "LLAMA_LOAD_MODE_NONE",
+            load_mode=_load_mode(context),
         )
         .removesuffix("\n")
     )
+
+
+def _load_mode(context: Context) -> str:
+    if context.mlock:
+        return f"LLAMA_LOAD_MODE_{'MMAP_' if context.use_mmap else ''}MLOCK"
+    return f"LLAMA_LOAD_MODE_{'AUTO' if context.use_mmap else 'NONE'}"
 
 
 def _rope_lines(rope: Rope) -> str:
@@ -223,6 +231,11 @@ def _check(plan: Plan) -> None:
         raise BadPlan(
             "a script for llama-cpp-python does not use the model's MTP head; use --emit llama-server, or "
             "plan without --draft"
+        )
+    if plan.context.processor != AS_USUAL:
+        raise BadPlan(
+            "a script for llama-cpp-python gives threads neither CPUs nor priorities nor a NUMA strategy; "
+            "use --emit llama-server, or plan without these flags"
         )
     if others := [companion for companion in plan.companions if companion.kind is not CompanionKind.LORA]:
         raise BadPlan(

@@ -20,6 +20,7 @@ from vram_llm.planner.export.device_flags import (
     exported_threads,
 )
 from vram_llm.planner.export.metadata_settings import metadata_settings
+from vram_llm.planner.export.processor_settings import processor_settings
 from vram_llm.planner.export.rope_settings import rope_settings
 from vram_llm.planner.export.setting import Setting
 from vram_llm.planner.override_text import first_layers_option
@@ -67,7 +68,7 @@ def settings(
         *placement_settings,
         Setting("--split-mode", placement.split_mode.value, "LLAMA_ARG_SPLIT_MODE"),
         Setting("--fit", "off", "LLAMA_ARG_FIT"),
-        Setting("--load-mode", "auto" if context.use_mmap else "none", "LLAMA_ARG_LOAD_MODE"),
+        Setting("--load-mode", _load_mode(context), "LLAMA_ARG_LOAD_MODE"),
         # repacked weights of a mapped file would be in memory
         *(() if plan.disk_reads is None else (Setting("--no-repack", None, "LLAMA_ARG_REPACK", "false"),)),
         Setting("--ctx-size", str(context.n_ctx), "LLAMA_ARG_CTX_SIZE"),
@@ -86,6 +87,7 @@ def settings(
         Setting("--ubatch-size", str(context.n_ubatch), "LLAMA_ARG_UBATCH"),
         *_mtp_settings(context),
         *_thread_settings(plan),
+        *processor_settings(context.processor),
         *_embedding_settings(context),
         *(
             (Setting("--backend-sampling", None, "LLAMA_ARG_BACKEND_SAMPLING"),)
@@ -98,6 +100,12 @@ def settings(
         Setting("--host", address, "LLAMA_ARG_HOST"),
         Setting("--port", str(PORT), "LLAMA_ARG_PORT"),
     )
+
+
+def _load_mode(context: Context) -> str:
+    if context.mlock:
+        return "mmap+mlock" if context.use_mmap else "mlock"
+    return "auto" if context.use_mmap else "none"
 
 
 def _override_settings(plan: Plan, exported: ExportedDevices) -> tuple[Setting, ...]:
