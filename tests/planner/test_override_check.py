@@ -10,8 +10,8 @@ from tests.cli.typed import typed
 from tests.planner.cases import DESKTOP, LAPTOP, machine, profile_of
 from vram_llm.errors import BadPlan
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.override_check import checked_overrides
-from vram_llm.planner.override_text import override_flags
+from vram_llm.planner.override_check import checked_overrides, unmatched_notes
+from vram_llm.planner.override_text import override_flags, parse_overrides
 from vram_llm.planner.overrides import Override
 
 RIG = machine([DESKTOP, LAPTOP])
@@ -59,12 +59,20 @@ def checked(profile: ModelProfile, flags: Sequence[str]) -> tuple[Override, ...]
         ("deepseek", ["-ncffn", "3"], "--n-cpu-ffn 3"),
         ("llama", ["-ot", "ffn_down.weight=GPU1"], "--override-tensor ffn_down:0-31=GPU1"),
         ("llama", ["-ot", "attn_q=GPU1,output=CPU"], "--override-tensor attn_q=GPU1,output=CPU"),
+        ("llama", ["-ot", "exps=GPU1,output=CPU"], "--override-tensor output=CPU"),
+        ("qwen", ["-ncmoe", "99"], "--n-cpu-moe 48"),
     ],
 )  # fmt: skip
 def test_the_normal_form(name: str, flags: list[str], normal: str, profiles: dict[str, ModelProfile]) -> None:
     found = checked(profiles[name], flags)
     assert " ".join(override_flags(found)) == normal
     assert checked(profiles[name], [*flags, *override_flags(found)]) == found
+
+
+def test_a_note_names_patterns_that_match_nothing(profiles: dict[str, ModelProfile]) -> None:
+    wanted = parse_overrides("exps=GPU1,output=CPU")
+    assert unmatched_notes(profiles["llama"], wanted) == ("the model has no tensors for exps",)
+    assert unmatched_notes(profiles["llama"], wanted[1:]) == ()
 
 
 def test_layers_of_a_pattern_that_is_no_part(profiles: dict[str, ModelProfile]) -> None:
@@ -78,7 +86,7 @@ def test_layers_of_a_pattern_that_is_no_part(profiles: dict[str, ModelProfile]) 
         ("llama", "-ncmoe 4", "--n-cpu-moe 4 moves nothing: .* has no routed experts; --n-cpu-ffn moves"),
         ("llama", "-cmoe", "--cpu-moe moves nothing: llama of 32 layers has no routed experts; --n-cpu-ffn"),
         ("qwen", "-ncffn 3", "has no dense feed-forward weights; --n-cpu-moe moves"),
-        ("qwen", "-ncmoe 99", "--n-cpu-moe 99 is for more layers than .* has: those with .* are 0-47"),
+        ("qwen", "-ot experts:0-99=GPU1", "is for more layers than .* has: those with .* are 0-47"),
         ("deepseek", "-ncmoe 2", "moves nothing: of .* only layers 3-60 have routed experts"),
         ("llama", "-ot exps=CPU", "moves nothing: .* has no tensor of such a name; one is blk.0.attn_n"),
         ("llama", "-ot ffn=GPU7", "puts weights on GPU7, and the devices are GPU0, GPU1, CPU"),

@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 TYPE = {t.name: t for t in TYPES.values()}
 FILE_TYPE = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q2_K": 10, "Q3_K": 12, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18,
-    "IQ3_XXS": 23, "IQ4_XS": 30, "BF16": 32,
+    "IQ2_XXS": 19, "IQ3_XXS": 23, "IQ4_XS": 30, "BF16": 32,
 }  # fmt: skip
 ALIGNMENT = 32
 _NEVER_QUANTIZED = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d", "position_embd", "token_types")

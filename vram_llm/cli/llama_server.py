@@ -2,9 +2,7 @@
 
 import os
 import shlex
-import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,32 +34,28 @@ def command(line: tuple[str, ...], only_prints: bool) -> None:
     from vram_llm.cli.llama_server_line.translation import translate
     from vram_llm.errors import DoesNotFit
 
-    with ExitStack() as stack:
-        found = translate(line, os.environ, lambda: _devices(line))
-        arguments = found.arguments()
-        if found.template is not None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vram-llm-")))
-            arguments += ["--chat-template-file", _written(folder, found.template)]
-        if only_prints:
-            terminal.say(_shell_command(arguments, found.environment))
-            for note in (*found.notes(), *found.always):
-                terminal.say(f"# {note}")
-            return
-        for note in found.notes():
-            terminal.say(note, err=True)
-        os.environ.update(found.environment)
-        _pull(arguments)
-        try:
-            _serve(arguments)
-        except DoesNotFit as error:
-            if not found.places_weights or _RESERVE in arguments:
-                raise
-            terminal.say(
-                f"note: {str(error).partition(';')[0]}; the line itself places the weights, so nothing is "
-                "kept free, as in llama-server",
-                err=True,
-            )
-            _serve([*arguments, _RESERVE, "0"])
+    found = translate(line, os.environ, lambda: _devices(line))
+    arguments = found.arguments()
+    if only_prints:
+        terminal.say(_shell_command(arguments, found.environment))
+        for note in (*found.notes(), *found.always):
+            terminal.say(f"# {note}")
+        return
+    for note in found.notes():
+        terminal.say(note, err=True)
+    os.environ.update(found.environment)
+    _pull(arguments)
+    try:
+        _serve(arguments)
+    except DoesNotFit as error:
+        if not found.places_weights or _RESERVE in arguments:
+            raise
+        terminal.say(
+            f"note: {str(error).partition(';')[0]}; the line itself places the weights, so nothing is "
+            "kept free, as in llama-server",
+            err=True,
+        )
+        _serve([*arguments, _RESERVE, "0"])
 
 
 def _serve(arguments: Sequence[str]) -> None:
@@ -90,12 +84,6 @@ def _devices(line: Sequence[str]) -> "LlamaDevices":
     workers = read_line(line, os.environ).last("--rpc")
     endpoints = [] if workers is None else [part.strip() for part in str(workers.value).split(",")]
     return LlamaDevices.of(detection.detect(rpc=endpoints).devices)
-
-
-def _written(folder: Path, template: str) -> str:
-    path = folder / "chat_template.jinja"
-    path.write_text(template, encoding="utf-8")
-    return str(path)
 
 
 def _shell_command(arguments: Sequence[str], environment: dict[str, str]) -> str:

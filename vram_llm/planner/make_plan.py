@@ -12,7 +12,7 @@ from vram_llm.planner.context import wants_auto_context, wants_largest_context
 from vram_llm.planner.context_price import ContextPrice
 from vram_llm.planner.llama_split import split_of
 from vram_llm.planner.locked_weights import check_lockable
-from vram_llm.planner.override_check import checked_overrides
+from vram_llm.planner.override_check import checked_overrides, unmatched_notes
 from vram_llm.planner.search.alternatives import (
     alternative_to,
     alternatives,
@@ -64,7 +64,7 @@ def make_plan(
     `compares` the plan has no alternatives, which take most of the time. Raises DoesNotFit with changes that
     fit, and BadSplit or BadPlan if the workload contradicts model or machine.
     """
-    workload = _with_checked_overrides(profile, machine, workload)
+    workload, machine = _with_checked_overrides(profile, machine, workload)
     chosen, more, prices = choose_candidate(profile, machine, workload, exact)
     split = choose_split_mode(profile, machine, workload, _with_load_mode(workload, chosen), exact)
     chosen = split.chosen
@@ -149,11 +149,18 @@ def _context_prices(
     return (*prices, *on_card_prices(profile, machine, workload, chosen))
 
 
-def _with_checked_overrides(profile: ModelProfile, machine: Machine, workload: Workload) -> Workload:
-    """`workload` with its overrides in their normal form. Raises BadPlan."""
+def _with_checked_overrides(
+    profile: ModelProfile, machine: Machine, workload: Workload
+) -> tuple[Workload, Machine]:
+    """`workload` with its overrides in their normal form; notes of `machine` say which move nothing.
+
+    Raises BadPlan.
+    """
     if workload.overrides is None:
-        return workload
-    return replace(workload, overrides=checked_overrides(profile, machine, workload.overrides))
+        return workload, machine
+    notes = unmatched_notes(profile, workload.overrides)
+    checked = replace(workload, overrides=checked_overrides(profile, machine, workload.overrides))
+    return checked, replace(machine, notes=(*machine.notes, *notes))
 
 
 def _with_load_mode(workload: Workload, chosen: Candidate) -> Candidate:

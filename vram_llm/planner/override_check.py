@@ -6,7 +6,7 @@ read differently is refused.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from vram_llm.errors import BadPlan
@@ -51,9 +51,9 @@ def checked_overrides(
 
     Those that decide whole parts of layers come first, one for each part and device; then the others as the
     user wrote them. An override that decides no tensor, because earlier ones decide all that it matches, is
-    left out. Raises BadPlan.
+    left out; so is a pattern that matches none, if another one does (`unmatched_notes`). Raises BadPlan.
     """
-    found = [replace(each, device=_device(each, machine)) for each in overrides]
+    found = [replace(_clipped(profile, each), device=_device(each, machine)) for each in overrides]
     for override in found:
         if (fault := pattern_fault(override.pattern)) is not None:
             raise BadPlan(f"the override pattern {override.pattern!r} {fault}")
@@ -76,6 +76,26 @@ def checked_overrides(
         up -= both
         down -= both
     return (*overrides_of(parts, order), *others)
+
+
+def unmatched_notes(profile: ModelProfile, overrides: Sequence[Override]) -> tuple[str, ...]:
+    """A note on the patterns that match no tensor of the model, as llama.cpp ignores them."""
+    names = tuple(_tensor_names(profile))
+    unmatched = [each.pattern for each in overrides if each.part is None and not _matched(each, names)]
+    return (f"the model has no tensors for {', '.join(unmatched)}",) if unmatched else ()
+
+
+def _clipped(profile: ModelProfile, override: Override) -> Override:
+    """An override for the first layers, for no more layers than there are: as llama.cpp reads --n-cpu-moe."""
+    layers = override.layers
+    if override.part is None or override.device != HOST or layers != tuple(range(len(layers))):
+        return override
+    return Override.of(override.part, range(min(len(layers), profile.n_layers)), HOST) if layers else override
+
+
+def _matched(override: Override, names: Iterable[str]) -> frozenset[str]:
+    matches = re.compile(override.pattern).search
+    return frozenset(name for name in names if matches(name))
 
 
 def _parts_by_layer(profile: ModelProfile, names: frozenset[str]) -> dict[int, LayerPart] | None:
@@ -123,14 +143,17 @@ def pattern_fault(pattern: str) -> str | None:
 
 
 def _decided(profile: ModelProfile, overrides: Sequence[Override]) -> list[frozenset[str]]:
-    """The names of the tensors whose device each override decides. Raises BadPlan if one matches none."""
+    """The names of the tensors whose device each override decides.
+
+    Raises BadPlan if no pattern matches any, or if a part of layers has none.
+    """
     left = set(_tensor_names(profile))
     everything = frozenset(left)
     decided = []
     for override in overrides:
-        matches = re.compile(override.pattern).search
-        names = frozenset(name for name in everything if matches(name))
-        if not names or (override.layers and override.layers[-1] >= profile.n_layers):
+        names = _matched(override, everything)
+        is_idle = override.part is None and any(_matched(each, everything) for each in overrides)
+        if (not names and not is_idle) or (override.layers and override.layers[-1] >= profile.n_layers):
             raise BadPlan(f"{_typed(override)} {_fault(profile, override)}")
         decided.append(names & left)
         left -= names

@@ -85,7 +85,8 @@ def test_options_of_one_model(line: str, options: str) -> None:
 def test_a_line_that_places_weights_gets_llama_servers_buffers(
     line: str, options: str, n_ubatch: int
 ) -> None:
-    own = f"--no-mmproj --n-ubatch {n_ubatch} --backend-sampling off"
+    whole = "--override-tensor none " if "-ts" in line else ""
+    own = f"--no-mmproj {whole}--n-ubatch {n_ubatch} --backend-sampling off --op-offload"
     assert _words(line) == f"{_BASE} {options} {own}"
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import click
 
@@ -23,6 +23,7 @@ class LlamaDevices:
 
     ids: tuple[str, ...]
     by_name: dict[str, str]  # in lower case; buffer types too
+    free_bytes: dict[str, int] = field(default_factory=dict)  # by id
 
     @classmethod
     def of(cls, devices: Sequence[Device]) -> "LlamaDevices":
@@ -32,6 +33,8 @@ class LlamaDevices:
         named = {f"rpc{number}": device.id for number, device in enumerate(remote)}
         for device in remote:
             named[f"rpc{device.endpoint_index}[{device.endpoint}]".lower()] = device.id
+            if device.endpoint_index == 0:  # llama.cpp's name before 2025-10
+                named[f"rpc[{device.endpoint}]".lower()] = device.id
         numbers: dict[DeviceKind, int] = {}
         for device in local:
             number = numbers.setdefault(device.kind, 0)
@@ -39,7 +42,8 @@ class LlamaDevices:
             named[(device.ggml_name or f"{PREFIXES[device.kind]}{number}").lower()] = device.id
         cards = [device for device in local if not device.shares_host_memory] or local
         ordered = (*remote, *sorted(cards, key=_number))
-        return cls(tuple(device.id for device in ordered), named)
+        free_bytes = {device.id: device.free_bytes for device in ordered}
+        return cls(tuple(device.id for device in ordered), named, free_bytes)
 
     def id_of(self, name: str) -> str:
         """The id of a device or of its buffer type; "host" for the computer's own buffer types.

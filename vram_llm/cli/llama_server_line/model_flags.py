@@ -14,7 +14,6 @@ from vram_llm.cli.llama_server_line.flag import (
 )
 
 _INT, _TEXT, _SWITCH, _ON_OFF = ValueKind.INT, ValueKind.TEXT, ValueKind.SWITCH, ValueKind.ON_OFF
-_ROPE = "the model's positions are scaled as its file says"
 _VECTOR = "control vectors are not applied"
 _IMAGES = "an image takes as many tokens as the projector's file says"
 _VIDEO = "requests contain no videos"
@@ -58,16 +57,16 @@ MODEL_FLAGS = (
     row("--control-vector", _TEXT, Refused(_VECTOR)),
     row("--control-vector-scaled", _TEXT, Refused(_VECTOR)),
     row("--control-vector-layer-range", ValueKind.TWO, Refused(_VECTOR)),
-    row("--override-kv", _TEXT, Refused("the file's own metadata are used: change them in the file")),
-    row("--rope-scaling", _TEXT, Refused(_ROPE), "LLAMA_ARG_ROPE_SCALING_TYPE"),
-    row("--rope-scale", _TEXT, Refused(_ROPE), "LLAMA_ARG_ROPE_SCALE"),
-    row("--rope-freq-base", _TEXT, Refused(_ROPE), "LLAMA_ARG_ROPE_FREQ_BASE"),
-    row("--rope-freq-scale", _TEXT, Refused(_ROPE), "LLAMA_ARG_ROPE_FREQ_SCALE"),
-    row("--yarn-orig-ctx", _INT, Refused(_ROPE), "LLAMA_ARG_YARN_ORIG_CTX"),
-    row("--yarn-ext-factor", _TEXT, Refused(_ROPE), "LLAMA_ARG_YARN_EXT_FACTOR"),
-    row("--yarn-attn-factor", _TEXT, Refused(_ROPE), "LLAMA_ARG_YARN_ATTN_FACTOR"),
-    row("--yarn-beta-slow", _TEXT, Refused(_ROPE), "LLAMA_ARG_YARN_BETA_SLOW"),
-    row("--yarn-beta-fast", _TEXT, Refused(_ROPE), "LLAMA_ARG_YARN_BETA_FAST"),
+    row("--override-kv", _TEXT, Option("--override-kv")),
+    row("--rope-scaling", _TEXT, Option("--rope-scaling"), "LLAMA_ARG_ROPE_SCALING_TYPE"),
+    row("--rope-scale", _TEXT, Option("--rope-scale"), "LLAMA_ARG_ROPE_SCALE"),
+    row("--rope-freq-base", _TEXT, Option("--rope-freq-base"), "LLAMA_ARG_ROPE_FREQ_BASE"),
+    row("--rope-freq-scale", _TEXT, Option("--rope-freq-scale"), "LLAMA_ARG_ROPE_FREQ_SCALE"),
+    row("--yarn-orig-ctx", _INT, Option("--yarn-orig-ctx"), "LLAMA_ARG_YARN_ORIG_CTX"),
+    row("--yarn-ext-factor", _TEXT, Option("--yarn-ext-factor"), "LLAMA_ARG_YARN_EXT_FACTOR"),
+    row("--yarn-attn-factor", _TEXT, Option("--yarn-attn-factor"), "LLAMA_ARG_YARN_ATTN_FACTOR"),
+    row("--yarn-beta-slow", _TEXT, Option("--yarn-beta-slow"), "LLAMA_ARG_YARN_BETA_SLOW"),
+    row("--yarn-beta-fast", _TEXT, Option("--yarn-beta-fast"), "LLAMA_ARG_YARN_BETA_FAST"),
     row("--models-dir", _TEXT, Rule("models_dir"), "LLAMA_ARG_MODELS_DIR"),
     row("--models-preset", _TEXT, Rule("models_preset"), "LLAMA_ARG_MODELS_PRESET"),
     row("--models-max", _INT, Ignored("as many models are loaded as the memory holds"),

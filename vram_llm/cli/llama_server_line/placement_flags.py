@@ -16,7 +16,6 @@ from vram_llm.cli.llama_server_line.flag import (
 _INT, _TEXT, _SWITCH, _ON_OFF = ValueKind.INT, ValueKind.TEXT, ValueKind.SWITCH, ValueKind.ON_OFF
 _AUTO_THREADS = Always("one thread for each core")
 _PLACED = "the plan decides what fits"
-_THREADS = "the engine's threads run where the system puts them, at the server's priority"
 
 PLACEMENT_FLAGS = (
     row("-dev --device", _TEXT, Rule("device"), "LLAMA_ARG_DEVICE"),
@@ -71,8 +70,8 @@ PLACEMENT_FLAGS = (
             "mmap": Words(("--mmap",)),
             "none": Words(("--no-mmap",)),
             "dio": Words(("--no-mmap",)),
-            "mlock": Ignored("the system may swap weights that are on the host"),
-            "mmap+mlock": Words(("--mmap",)),
+            "mlock": Words(("--no-mmap", "--mlock")),
+            "mmap+mlock": Words(("--mmap", "--mlock")),
         },
         Refused("it is auto, none, mmap, mlock, mmap+mlock or dio"),
     ), "LLAMA_ARG_LOAD_MODE"),
@@ -89,16 +88,16 @@ PLACEMENT_FLAGS = (
         "LLAMA_ARG_THREADS"),
     row("-tb --threads-batch", _INT, ByValue({"-1": _AUTO_THREADS, "0": _AUTO_THREADS},
                                             Option("--threads-batch"))),
-    row("-C --cpu-mask", _TEXT, Ignored(_THREADS)),
-    row("-Cr --cpu-range", _TEXT, Ignored(_THREADS)),
-    row("--cpu-strict", _TEXT, Ignored(_THREADS)),
-    row("--prio", _INT, Ignored(_THREADS)),
-    row("--poll", _TEXT, Ignored(_THREADS)),
-    row("-Cb --cpu-mask-batch", _TEXT, Ignored(_THREADS)),
-    row("-Crb --cpu-range-batch", _TEXT, Ignored(_THREADS)),
-    row("--cpu-strict-batch", _INT, Ignored(_THREADS)),
-    row("--prio-batch", _INT, Ignored(_THREADS)),
-    row("--poll-batch", _INT, Ignored(_THREADS)),
-    row("--numa", _TEXT, Ignored(_THREADS), "LLAMA_ARG_NUMA"),
+    row("-C --cpu-mask", _TEXT, Option("--cpu-mask")),
+    row("-Cr --cpu-range", _TEXT, Option("--cpu-range")),
+    row("--cpu-strict", _TEXT, Option("--cpu-strict")),
+    row("--prio", _INT, Option("--prio")),
+    row("--poll", _TEXT, Option("--poll")),
+    row("-Cb --cpu-mask-batch", _TEXT, Option("--cpu-mask-batch")),
+    row("-Crb --cpu-range-batch", _TEXT, Option("--cpu-range-batch")),
+    row("--cpu-strict-batch", _INT, Option("--cpu-strict-batch")),
+    row("--prio-batch", _INT, Option("--prio-batch")),
+    row("--poll-batch", _INT, Option("--poll-batch")),
+    row("--numa", _TEXT, Option("--numa"), "LLAMA_ARG_NUMA"),
 )  # fmt: skip
 """The rows; an ON_OFF or SWITCH variable is read as llama-server reads it."""

@@ -124,6 +124,13 @@ def _has_slots(found: Translation) -> bool:
     return given is not None and int(given.value) > 0
 
 
+def _split_by_free_memory(found: Translation) -> None:
+    """llama.cpp's own split, for which the patterns of -ot were written (llama_model_base::load_tensors)."""
+    ids, free_bytes = chosen_ids(found), found.devices.free_bytes
+    if len(ids) > 1 and all(free_bytes.get(each) for each in ids):
+        found.add("--tensor-split", ",".join(f"{each}={free_bytes[each]}" for each in ids))
+
+
 PLACEMENT_RULES: Mapping[str, Callable[[Translation, Given], None]] = {
     "device": _device,
     "n_gpu_layers": _n_gpu_layers,
@@ -142,9 +149,14 @@ PLACEMENT_RULES: Mapping[str, Callable[[Translation, Given], None]] = {
 def finish_placement(found: Translation) -> None:
     """Add llama-server's values for what the line leaves out: each slot's own cache, and its buffers' sizes.
 
-    A line that places weights gets llama-server's micro-batch, and no samplers on devices.
+    A line that places weights gets llama-server's micro-batch, no samplers on devices, and prompts computed
+    on a device with weights of the host.
     """
     line = found.line
+    if line.last("-ot") is not None and line.last("-ts") is None and not _is_on_one_device(found):
+        _split_by_free_memory(found)
+    if line.last("-ts") is not None and not any(map(line.last, ("-ot", "-cmoe", "-ncmoe", "-ncffn"))):
+        found.add("--override-tensor", "none")
     if _has_slots(found) and _n_parallel(found) > 1 and line.last("-kvu") is None:
         found.add("--no-kv-unified")
     if not found.places_weights:
@@ -155,3 +167,5 @@ def finish_placement(found: Translation) -> None:
         found.add("--n-ubatch", str(n_tokens))
     if line.last("-bs") is None:
         found.add("--backend-sampling", "off")
+    if line.last("--op-offload") is None:
+        found.add("--op-offload")

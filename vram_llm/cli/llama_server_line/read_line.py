@@ -1,20 +1,26 @@
 """Reads llama-server's command line and its variables, as common_params_parse_ex in common/arg.cpp does."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import click
 
 from vram_llm.cli.llama_server_line.flag import Flag, Line, ValueKind
-from vram_llm.cli.llama_server_line.table import BY_NAME, FLAGS, variables_of
+from vram_llm.cli.llama_server_line.table import ALL_FLAGS, BY_NAME, variables_of
 from vram_llm.cli.usage_errors import nearest_flag
 
 _TRUE = frozenset({"on", "enabled", "true", "1"})
 _FALSE = frozenset({"off", "disabled", "false", "0"})
 _REPEATED = frozenset(
-    {"-ot", "-cmoe", "-ncmoe", "-ncffn", "--lora", "--lora-scaled", "--api-key", "-a", "--spec-type"}
-)
+    {
+        "-ot", "-cmoe", "-ncmoe", "-ncffn", "--lora", "--lora-scaled", "--api-key", "-a", "--spec-type",
+        "--override-kv",
+    }
+)  # fmt: skip
 """Flags that llama-server adds up, by their first name; of others the last one counts."""
+
+_FLASH_ATTENTION = ("-fa", "--flash-attn")  # switches in older versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +66,9 @@ def _name_on_line(flag: Flag, typed: Iterable[Given]) -> str:
 
 
 def _typed(words: Sequence[str]) -> Iterator[Given]:
-    left = iter(words)
-    for word in left:
+    left = deque(words)
+    while left:
+        word = left.popleft()
         name = word.replace("_", "-") if word.startswith("--") else word
         flag = BY_NAME.get(name)
         if flag is None:
@@ -73,16 +80,18 @@ def _typed(words: Sequence[str]) -> Iterator[Given]:
         elif flag.kind in (ValueKind.SWITCH, ValueKind.ON_OFF):
             yield Given(flag, name, name in flag.names)
         else:
-            value = next(left, None)
-            if value is None:
+            if name in _FLASH_ATTENTION and (not left or (left[0].startswith("-") and left[0] != "-1")):
+                left.appendleft("on")
+            if len(left) < 1 + (flag.kind is ValueKind.TWO):
                 raise click.UsageError(f"{name} needs a value")
+            value = left.popleft()
             if flag.kind is ValueKind.TWO:
-                value = f"{value} {next(left, '')}".strip()
+                value += f" {left.popleft()}"
             yield Given(flag, name, _checked(flag, name, value))
 
 
 def _of_variables(variables: Mapping[str, str]) -> Iterator[Given]:
-    for flag in FLAGS:
+    for flag in ALL_FLAGS:
         found = [name for name in variables_of(flag) if name in variables]
         if not found:
             continue

@@ -50,14 +50,6 @@ def _cache_ram(found: Translation, given: Given) -> None:
         found.add("--slots-ram", f"{given.value}{_MIB_UNIT}" if given.value != "0" else "0")
 
 
-def _chat_template(found: Translation, given: Given) -> None:
-    """The source of a template, or the name of one of llama.cpp's own."""
-    text = str(given.value)
-    if re.fullmatch(r"[a-z0-9][a-z0-9._-]*", text):
-        raise click.UsageError(f"{given}: name the template's file, --chat-template-file FILE.jinja")
-    found.template = text
-
-
 def _template_variables(found: Translation, given: Given) -> None:
     try:
         variables = json.loads(str(given.value))
@@ -106,7 +98,6 @@ RULES: Mapping[str, Callable[[Translation, Given], None]] = {
     "host": _host,
     "alias": _alias,
     "cache_ram": _cache_ram,
-    "chat_template": _chat_template,
     "template_variables": _template_variables,
     "samplers": _samplers,
     "embeddings": _embeddings,

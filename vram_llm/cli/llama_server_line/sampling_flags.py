@@ -67,7 +67,7 @@ SAMPLING_FLAGS = (
     ), "LLAMA_ARG_CONTEXT_SHIFT"),
     row("-sp --special", _SWITCH, Refused("special tokens are not part of answers")),
     row("-e --escape / --no-escape", _ON_OFF, Ignored("it is for prompts on the command line")),
-    row("--spm-infill", _SWITCH, Refused("the prompt of a file with a hole has the model's own order")),
+    row("--spm-infill", _SWITCH, Words(("--spm-infill",))),
     row("--embd-normalize", _INT, ByValue(
         {"2": Always("embeddings have the length 1")}, Refused("embeddings have the length 1, as with 2")
     )),

@@ -97,7 +97,7 @@ SERVER_FLAGS = (
     row("--jinja / --no-jinja", _ON_OFF, OnOff(
         Always("chat templates are rendered by jinja"), Ignored("chat templates are rendered by jinja")
     ), "LLAMA_ARG_JINJA"),
-    row("--chat-template", _TEXT, Rule("chat_template"), "LLAMA_ARG_CHAT_TEMPLATE"),
+    row("--chat-template", _TEXT, Option("--chat-template"), "LLAMA_ARG_CHAT_TEMPLATE"),
     row("--chat-template-file", _TEXT, Option("--chat-template-file"), "LLAMA_ARG_CHAT_TEMPLATE_FILE"),
     row("--chat-template-kwargs", _TEXT, Rule("template_variables"), "LLAMA_ARG_CHAT_TEMPLATE_KWARGS"),
     row("--skip-chat-parsing / --no-skip-chat-parsing", _ON_OFF, OnOff(

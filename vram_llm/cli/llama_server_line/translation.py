@@ -32,7 +32,6 @@ class Translation:
     find_devices: Callable[[], LlamaDevices]
     words: list[str] = field(default_factory=list)
     template_variables: dict[str, object] = field(default_factory=dict)
-    template: str | None = None  # the source of a chat template, which `serve` reads from a file
     environment: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
     always: list[str] = field(default_factory=list)
