@@ -11,7 +11,7 @@ from vram_llm.machine.device_choice import NO_DEVICES
 from vram_llm.model.metadata_override import MetadataOverride
 from vram_llm.model.metadata_overrides import parse_override
 from vram_llm.planner.tensor_split import TensorSplit
-from vram_llm.planner.types import Lora
+from vram_llm.planner.types import ControlVector, Lora
 from vram_llm.units import parse_bytes, parse_count, parse_seconds
 
 LARGEST = "max"
@@ -202,6 +202,51 @@ class MetadataType(click.ParamType[tuple[MetadataOverride, ...]]):
             return tuple(parse_override(field) for field in next(csv.reader([str(value)]), []))
         except (ValueError, csv.Error) as error:
             self.fail(str(error), param, ctx)
+
+
+class ControlVectorType(click.ParamType[tuple[ControlVector, ...]]):
+    """Files of control vectors as a row of CSV; `scaled`: each with a scale after a colon."""
+
+    name = "vectors"
+
+    def __init__(self, *, scaled: bool) -> None:
+        self._is_scaled = scaled
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[ControlVector, ...]:
+        if isinstance(value, tuple):
+            return value
+        fields = next(csv.reader([str(value)]), [])
+        if not self._is_scaled:
+            return tuple(map(ControlVector, fields))
+        return tuple(self._scaled(field, param, ctx) for field in fields)
+
+    def _scaled(self, field: str, param: click.Parameter | None, ctx: click.Context | None) -> ControlVector:
+        path, _, text = field.rpartition(":")
+        try:
+            scale = float(text)
+        except ValueError:
+            scale = math.nan
+        if not path or not math.isfinite(scale):
+            self.fail(f"{field!r} has no scale; write it like happy.gguf:0.8", param, ctx)
+        return ControlVector(path, scale)
+
+
+class LayerRangeType(click.ParamType[tuple[int, int]]):
+    """The first and the last of some layers: "10-20"."""
+
+    name = "layers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        first, _, last = str(value).partition("-")
+        if not first.isdecimal() or not last.isdecimal() or not 1 <= int(first) <= int(last):
+            self.fail(f"{value!r} is no range of layers from 1; write it like 10-20", param, ctx)
+        return int(first), int(last)
 
 
 class LoraType(click.ParamType[Lora]):

@@ -13,7 +13,7 @@ from vram_llm.cli.override_options import dictated_overrides
 from vram_llm.cli.plan_option import PlanOption
 from vram_llm.cli.settings import is_given
 from vram_llm.cli.ssh_workers import ssh_workers
-from vram_llm.cli.workload_options import OVERRIDES, WORKLOAD_OPTIONS
+from vram_llm.cli.workload_options import OVERRIDES, VECTORS, WORKLOAD_OPTIONS
 from vram_llm.planner.types import Workload
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _workload(values: dict[PlanOption, Any]) -> Workload:
     workload: dict[str, Any] = {}
     sections: dict[str, dict[str, Any]] = {}
     for option, value in values.items():
-        if value is None or option.fields == OVERRIDES:
+        if value is None or option.fields in (OVERRIDES, VECTORS):
             continue
         for field in option.fields:
             section, _, name = field.rpartition(".")
@@ -92,6 +92,10 @@ def _workload(values: dict[PlanOption, Any]) -> Workload:
     elif workload.get("n_ctx") == AUTO:
         del workload["n_ctx"]
     workload["overrides"] = dictated_overrides(click.get_current_context())
+    rows = (row for option, rows in values.items() if option.fields == VECTORS for row in rows)
+    workload["control_vectors"] = tuple(vector for row in rows for vector in row)
+    if workload.get("control_vector_layers") and not workload["control_vectors"]:
+        raise click.UsageError("--control-vector-layer-range is for control vectors: give --control-vector")
     if _n_given(values, "rope.freq_scale") > 1:
         raise click.UsageError("--rope-scale and --rope-freq-scale set the same: give one of them")
     for section, given in sections.items():

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 _BEST = "*"
 _NUMBERS = ("size", "context", "tok/s")
 _TITLED = ("context", "tok/s")
-_COMPANIONS = {"loras": "--lora", "mmproj": "--mmproj", "draft": "--draft"}  # by field of Workload
+_COMPANIONS = {  # by field of Workload
+    "loras": "--lora", "control_vectors": "--control-vector", "mmproj": "--mmproj", "draft": "--draft",
+}  # fmt: skip
 
 
 def only_model(

@@ -7,7 +7,9 @@ import click
 from vram_llm.cli.option_types import (
     ByteSizeType,
     ContextType,
+    ControlVectorType,
     GpuLayersType,
+    LayerRangeType,
     LoraType,
     MetadataType,
     MicroBatchType,
@@ -26,6 +28,7 @@ from vram_llm.planner.types import BackendSampling, FlashAttention, Objective, W
 from vram_llm.units import MIB
 
 _DEFAULT = Workload()
+VECTORS = ("control_vectors",)  # two options set this field together
 OVERRIDES = ("overrides",)  # several options set this field together, in the order typed
 
 WORKLOAD_OPTIONS = (
@@ -125,6 +128,16 @@ WORKLOAD_OPTIONS = (
                to_field=operator.not_, help="Do not use the projector in the model's folder."),
     PlanOption(flags="--lora", fields=("loras",), multiple=True, type=LoraType(), metavar="FILE[:SCALE]",
                help="Run with this LoRA adapter, applied at SCALE. Repeat for more.  [default scale: 1]"),
+    PlanOption(flags="--control-vector", fields=VECTORS, multiple=True, metavar="FILE,...",
+               type=ControlVectorType(scaled=False), help=(
+        "Add this control vector to the output of the model's layers. Repeat for more, which are added up."
+    )),
+    PlanOption(flags="--control-vector-scaled", fields=VECTORS, multiple=True, metavar="FILE:SCALE,...",
+               type=ControlVectorType(scaled=True), help="The same, multiplied by SCALE."),
+    PlanOption(flags="--control-vector-layer-range", fields=("control_vector_layers",),
+               type=LayerRangeType(), metavar="FIRST-LAST", has_default=False, help=(
+        "Layers that control vectors are added to, both ends included.  [default: all]"
+    )),
     PlanOption(flags="--draft -md --model-draft", fields=("draft",), metavar="MODEL", has_default=False,
                help=(
         "Draft model: a smaller model of the same vocabulary that drafts tokens for MODEL to verify. It goes "

@@ -218,10 +218,18 @@ class SlotActions:
         shards = [file.path for file in plan.model.files] or [plan.model.path]
         loras = [each for each in plan.companions if each.kind is CompanionKind.LORA]
         try:
-            model = "-".join(content_digest(Path(path)) for path in shards)
+            model = "-".join([content_digest(Path(path)) for path in shards] + self._vectors())
             return model, tuple((content_digest(Path(lora.path)), lora.scale) for lora in loras)
         except OSError as error:
             raise RequestError(f"the model's file cannot be read any more: {error.strerror}") from None
+
+    def _vectors(self) -> list[str]:
+        """Hashes of the control vectors, which change all states. Raises OSError."""
+        return [
+            f"{content_digest(Path(each.path))}:{each.scale}:{each.layer_range}"
+            for each in self._model.plan.companions
+            if each.kind is CompanionKind.CONTROL_VECTOR
+        ]
 
     @staticmethod
     def _check_own(order: SlotOrder, prompt: SlotPrompt) -> None:

@@ -15,6 +15,7 @@ from vram_llm.llama.adapters import apply_adapters, load_adapters, set_adapters
 from vram_llm.llama.batch import TokenBatch
 from vram_llm.llama.bindings import C
 from vram_llm.llama.cells import Cells
+from vram_llm.llama.control_vectors import apply_control_vectors
 from vram_llm.llama.device_samplers import DeviceSamplers, reserve
 from vram_llm.llama.devices import Servers, handles
 from vram_llm.llama.held_buffers import HeldBuffers
@@ -94,6 +95,7 @@ class LoadedModel:
         self.mtp_head: MtpHead | None = None
         self._thread_pools: ThreadPools | None = None
         try:
+            apply_control_vectors(self._ctx, self._model, plan.companions)
             self._thread_pools = ThreadPools(self._ctx, plan.context)
             self.mtp_head = self._make_head()
             self.images = self._read_images(servers)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from vram_llm.errors import CorruptHeader, ModelFileError
 from vram_llm.model import rules
 from vram_llm.model.adapter import Adapter, read_adapter
+from vram_llm.model.control_vector import control_vector_weights
 from vram_llm.model.file_identity import FileIdentity
 from vram_llm.model.file_kind import FileKind, kind_of
 from vram_llm.model.gguf import SkippedArray, TensorInfo
@@ -87,11 +88,18 @@ class ModelProfile:
     rope: RopeFacts = UNSCALED
     overrides: tuple[MetadataOverride, ...] = ()  # of the file's metadata
     adapters: tuple[Adapter, ...] = ()  # LoRA adapters that the model runs with
+    control_vector: Adapter | None = None  # a vector for each layer, the sum of all files
+    control_vector_bytes: tuple[int, ...] = ()  # of the tensors in each file
 
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of K and V per token at f16, over all layers."""
         return sum(layer.kv_bytes_per_token for layer in self.layers)
+
+    @property
+    def added_weights(self) -> tuple[Adapter, ...]:
+        """Weights that llama.cpp puts on the devices of the layers that they change."""
+        return self.adapters if self.control_vector is None else (*self.adapters, self.control_vector)
 
     @property
     def files(self) -> tuple[FileIdentity, ...]:
@@ -208,6 +216,15 @@ def with_adapters(base: ModelProfile, headers: Iterable[Header]) -> ModelProfile
     ]
     adapters = (read_adapter(header, base.architecture, names, base.n_layers) for header in headers)
     return replace(base, adapters=tuple(adapters))
+
+
+def with_control_vectors(base: ModelProfile, headers: Sequence[Header]) -> ModelProfile:
+    """`base` with control vectors. Raises ModelFileError if one is for another model."""
+    if not headers:
+        return base
+    weights = control_vector_weights(headers, base.n_embd, base.n_layers, base.n_draft_layers)
+    n_bytes = tuple(sum(tensor.n_bytes for tensor in header.tensors) for header in headers)
+    return replace(base, control_vector=weights, control_vector_bytes=n_bytes)
 
 
 def _identify(header: Header) -> tuple[ArchKeys, int, int]:

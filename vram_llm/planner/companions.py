@@ -8,6 +8,7 @@ is then planned for the remaining memory.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import TypeVar
 
 from vram_llm.errors import BadPlan
@@ -20,7 +21,17 @@ from vram_llm.planner.llama_split import placement_from_counts
 from vram_llm.planner.memory.host_pool import divide_host_memory
 from vram_llm.planner.memory.lora import AdapterWeights
 from vram_llm.planner.overhead import overhead_bytes
-from vram_llm.planner.types import HOST, Companion, CompanionKind, Context, Lora, Meter, Placement, Plan
+from vram_llm.planner.types import (
+    HOST,
+    Companion,
+    CompanionKind,
+    Context,
+    Lora,
+    Meter,
+    Placement,
+    Plan,
+    Workload,
+)
 
 _Estimate = TypeVar("_Estimate", DeviceEstimate, HostEstimate)
 
@@ -102,6 +113,16 @@ def _place(
     return None, candidate.measure(None)
 
 
+def added_weights(
+    profile: ModelProfile, machine: Machine, workload: Workload, placement: Placement
+) -> tuple[Companion, ...]:
+    """The model's adapters and control vectors, with the memory of each on each device of a placement."""
+    return (
+        *adapters(profile, machine, workload.loras, placement),
+        *control_vectors(profile, machine, workload, placement),
+    )
+
+
 def adapters(
     profile: ModelProfile, machine: Machine, loras: Sequence[Lora], placement: Placement
 ) -> tuple[Companion, ...]:
@@ -121,6 +142,33 @@ def adapters(
             scale=lora.scale,
         )
         for lora, adapter in zip(loras, profile.adapters, strict=True)
+    )
+
+
+def control_vectors(
+    profile: ModelProfile, machine: Machine, workload: Workload, placement: Placement
+) -> tuple[Companion, ...]:
+    """The model's control vectors. llama.cpp keeps their sum, whose memory is the first one's."""
+    if profile.control_vector is None:
+        return ()
+    n_bytes = _adapter_bytes([profile.control_vector], machine, placement)
+    uses = {name: MemoryUse(weights_bytes=own) for name, own in n_bytes.items()}
+    none = dict.fromkeys(uses, MemoryUse())
+    return tuple(
+        Companion(
+            kind=CompanionKind.CONTROL_VECTOR,
+            path=vector.path,
+            name=PurePath(vector.path).name,
+            total_bytes=n_file_bytes,
+            device=None,
+            uses=uses if number == 0 else none,
+            method="exact",
+            scale=vector.scale,
+            layer_range=workload.control_vector_layers,
+        )
+        for number, (vector, n_file_bytes) in enumerate(
+            zip(workload.control_vectors, profile.control_vector_bytes, strict=True)
+        )
     )
 
 
@@ -150,12 +198,12 @@ def counting(meter: Meter, profile: ModelProfile, machine: Machine) -> Meter:
     companion_bytes = {device.id: device.companion_bytes for device in machine.devices}
     companion_bytes[HOST] = machine.host.companion_bytes
     is_pool = any(device.shares_host_memory for device in machine.devices)
-    if not any(companion_bytes.values()) and not profile.adapters and not is_pool:
+    if not any(companion_bytes.values()) and not profile.added_weights and not is_pool:
         return meter
 
     def measure(placement: Placement) -> Estimate:
         estimate = meter(placement)
-        with_model = _adapter_bytes(profile.adapters, machine, placement)
+        with_model = _adapter_bytes(profile.added_weights, machine, placement)
         more = {name: companion_bytes[name] + n_bytes for name, n_bytes in with_model.items()}
         whole = replace(
             estimate,

@@ -7,7 +7,7 @@ from vram_llm.machine.types import Device, DeviceKind, Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.tensors import LayerPart
 from vram_llm.planner import explain
-from vram_llm.planner.companions import adapters
+from vram_llm.planner.companions import added_weights
 from vram_llm.planner.context import wants_auto_context, wants_largest_context
 from vram_llm.planner.context_price import ContextPrice
 from vram_llm.planner.llama_split import split_of
@@ -68,7 +68,7 @@ def make_plan(
     chosen, more, prices = choose_candidate(profile, machine, workload, exact)
     split = choose_split_mode(profile, machine, workload, _with_load_mode(workload, chosen), exact)
     chosen = split.chosen
-    companions = (*adapters(profile, machine, workload.loras, chosen.placement), *companions)
+    companions = (*added_weights(profile, machine, workload, chosen.placement), *companions)
     if not chosen.estimate.fits:
         raise _does_not_fit(profile, machine, workload, chosen, companions, exact)
     check_lockable(profile, machine.host, chosen)

@@ -50,6 +50,14 @@ class Lora:
     scale: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class ControlVector:
+    """A control vector's file and scale."""
+
+    path: str
+    scale: float = 1.0
+
+
 class Objective(StrEnum):
     """The goal of a placement, among those with the fewest layers on the host."""
 
@@ -106,6 +114,8 @@ class Workload:
     mmproj: str | None = None  # the file of a multimodal projector
     find_mmproj: bool = True  # if `mmproj` is None, use a projector in the model's folder
     loras: tuple["Lora", ...] = ()
+    control_vectors: tuple["ControlVector", ...] = ()
+    control_vector_layers: tuple[int, int] | None = None  # the first and the last that get them; None: all
     draft: str | None = None  # a smaller model whose drafts this model verifies
     n_threads: int | None = None
     n_threads_batch: int | None = None
@@ -274,6 +284,7 @@ class CompanionKind(StrEnum):
     """Kind of file that shares the devices with a model."""
 
     LORA = "lora"
+    CONTROL_VECTOR = "control-vector"
     MMPROJ = "mmproj"
     DRAFT = "draft"
 
@@ -293,7 +304,8 @@ class Companion:
     device: str | None
     uses: dict[str, MemoryUse]  # by device id, and "host"
     method: str
-    scale: float = 1.0  # of an adapter
+    scale: float = 1.0  # of an adapter or a control vector
+    layer_range: tuple[int, int] | None = None  # of a control vector: the first and the last layer; None: all
     context: Context | None = None  # of a draft model
     n_layers: int | None = None  # of a draft model
     files: tuple[FileIdentity, ...] = ()  # empty in plans of older versions

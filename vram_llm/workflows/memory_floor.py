@@ -38,8 +38,11 @@ def memory_floor(
     check_type("machine", machine, Machine)
     check_type("workload", workload, Workload)
     check_field_types(workload)
-    if workload.loras or workload.mmproj or workload.draft:
-        raise BadPlan("the memory floor is of the model alone: leave adapters, projector and draft model out")
+    if workload.loras or workload.control_vectors or workload.mmproj or workload.draft:
+        raise BadPlan(
+            "the memory floor is of the model alone: leave adapters, control vectors, projector and draft "
+            "model out"
+        )
     header = with_overrides(read_header(resolve(model)), workload.kv_overrides)
     own = with_rope(profile(header), workload.rope)
     with nullcontext(dry) if dry is not None else planning.dry_run() as asked:

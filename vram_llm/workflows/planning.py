@@ -23,7 +23,7 @@ from vram_llm.model.file_identity import FileIdentity
 from vram_llm.model.header import Header
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.metadata_overrides import unknown_keys, with_overrides
-from vram_llm.model.profile import ModelProfile, profile, with_adapters
+from vram_llm.model.profile import ModelProfile, profile, with_adapters, with_control_vectors
 from vram_llm.model.projector import read_projector
 from vram_llm.planner.mtp import (
     AUTO,
@@ -148,13 +148,15 @@ class PlannedFiles:
     loras: tuple[Header, ...]
     mmproj: Header | None
     draft: Header | None
+    control_vectors: tuple[Header, ...] = ()
     has_found_mmproj: bool = False  # in the model's folder, not given
     notes: tuple[str, ...] = ()
 
     @property
     def identities(self) -> tuple[FileIdentity, ...]:
         """The files of the model, then those of its companions."""
-        companions = (*self.loras, *(each for each in (self.mmproj, self.draft) if each is not None))
+        others = (each for each in (self.mmproj, self.draft) if each is not None)
+        companions = (*self.loras, *self.control_vectors, *others)
         return (*self.profile.files, *(file for header in companions for file in header.files))
 
     @classmethod
@@ -164,7 +166,9 @@ class PlannedFiles:
             raise BadPlan("--draft auto is for a single model; name a draft model, or mtp for its own head")
         header = with_overrides(read_header(resolve(model)), workload.kv_overrides)
         loras = tuple(read_header(lora.path) for lora in workload.loras)
-        own = with_rope(with_adapters(profile(header), loras), workload.rope)
+        vectors = tuple(read_header(vector.path) for vector in workload.control_vectors)
+        own = with_control_vectors(with_adapters(profile(header), loras), vectors)
+        own = with_rope(own, workload.rope)
         nearby = nearby_files(header, own, workload)
         draft = None if workload.draft in (None, MTP) else read_header(resolve(workload.draft))
         if draft is not None and (reason := head_refusal(draft)) is not None:
@@ -176,6 +180,7 @@ class PlannedFiles:
             loras,
             nearby.mmproj if workload.mmproj is None else read_header(workload.mmproj),
             draft,
+            vectors,
             nearby.mmproj is not None,
             (*nearby.notes, *slow, *_unknown_overrides(header)),
         )
@@ -260,7 +265,8 @@ def _plan(
 
 def _with_companions_files(plan: "Plan", files: PlannedFiles) -> "Plan":
     """The plan with the identities of its companions' files."""
-    headers = {str(header.path): header for header in (*files.loras, files.mmproj, files.draft) if header}
+    every = (*files.loras, *files.control_vectors, files.mmproj, files.draft)
+    headers = {str(header.path): header for header in every if header}
     companions = (
         dataclasses.replace(each, files=headers[each.path].files) if each.path in headers else each
         for each in plan.companions

@@ -62,8 +62,7 @@ def settings(
         split = ",".join(map(str, placement.tensor_split))
         placement_settings.append(Setting("--tensor-split", split, "LLAMA_ARG_TENSOR_SPLIT"))
     placement_settings += _override_settings(plan, exported)
-    for companion in plan.companions:
-        placement_settings += _companion_settings(companion, exported, folder)
+    placement_settings += _companions_settings(plan, exported, folder)
     return (
         *placement_settings,
         Setting("--split-mode", placement.split_mode.value, "LLAMA_ARG_SPLIT_MODE"),
@@ -172,6 +171,15 @@ def _embedding_settings(context: Context) -> tuple[Setting, ...]:
     )
 
 
+def _companions_settings(plan: Plan, exported: ExportedDevices, folder: str | None) -> list[Setting]:
+    found = [each for own in plan.companions for each in _companion_settings(own, exported, folder)]
+    layer_range = next((each.layer_range for each in plan.companions if each.layer_range is not None), None)
+    if layer_range is not None:
+        first, last = map(str, layer_range)
+        found.append(Setting("--control-vector-layer-range", first, None, second_value=last))
+    return found
+
+
 def _companion_settings(
     companion: Companion, exported: ExportedDevices, folder: str | None
 ) -> tuple[Setting, ...]:
@@ -182,6 +190,8 @@ def _companion_settings(
             return (Setting("--lora", path, None),)
         case CompanionKind.LORA:
             return (Setting("--lora-scaled", f"{path}:{companion.scale:g}", None),)
+        case CompanionKind.CONTROL_VECTOR:
+            return (Setting("--control-vector-scaled", f"{path}:{companion.scale!r}", None),)
         case CompanionKind.MMPROJ:
             return (
                 Setting("--mmproj", path, "LLAMA_ARG_MMPROJ"),

@@ -7,6 +7,7 @@ gets the number of which any choice fits together.
 
 import shlex
 
+from vram_llm.errors import BadPlan
 from vram_llm.machine.types import DeviceKind
 from vram_llm.planner.export.device_flags import environment_variables, exported_devices
 from vram_llm.planner.export.exported_fleet import ExportedFleet, ExportedModel, check_values, most_at_a_time
@@ -14,7 +15,8 @@ from vram_llm.planner.export.llama_server import HOST_ADDRESS, PORT, as_comments
 from vram_llm.planner.export.setting import Setting
 
 _OWN_FLAGS = frozenset({"--host", "--port"})  # the router gives each model its own
-_LISTS = frozenset({"--lora", "--lora-scaled"})  # flags that may be repeated; a key is read once, as CSV
+# flags that may be repeated; a key is read once, as CSV
+_LISTS = frozenset({"--lora", "--lora-scaled", "--control-vector-scaled"})
 
 
 def presets(fleet: ExportedFleet) -> str:
@@ -67,6 +69,8 @@ def _section(model: ExportedModel, cards: tuple[str, ...], remarks: tuple[str, .
     for setting in (*settings(model.plan, exported), *model.settings):
         if setting.flag in _OWN_FLAGS:
             continue
+        if setting.second_value is not None:
+            raise BadPlan(f"a preset of llama-server has no place for {setting.flag}, which has two values")
         key, value = setting.flag.removeprefix("--"), setting.value or "true"
         if setting.flag in _LISTS:
             value = ",".join([*filter(None, [values.get(key)]), _csv(setting)])

@@ -11,6 +11,7 @@ class Setting:
     value: str | None  # None: the flag is a switch
     variable: str | None  # the environment variable; None: only the flag sets it
     switch_value: str = "true"  # the variable's value for a switch
+    second_value: str | None = None  # of a flag with two
 
     @property
     def variable_value(self) -> str:
@@ -20,4 +21,5 @@ class Setting:
     @property
     def arguments(self) -> tuple[str, ...]:
         """The setting as command-line arguments."""
-        return (self.flag,) if self.value is None else (self.flag, self.value)
+        values = (value for value in (self.value, self.second_value) if value is not None)
+        return (self.flag, *values)

@@ -67,8 +67,8 @@ class AnalyticMeter:
         self._host_budget = host.budget_bytes(reserve_bytes)
         n_swa_cells = swa_cells(profile, context)
         kinds = {device.kind for device in devices}
-        self._adapters = AdapterWeights(profile.adapters)
-        self._adapter_compute = self._adapters.compute_bytes(profile, context)
+        self._adapters = AdapterWeights(profile.added_weights)
+        self._adapter_compute = AdapterWeights(profile.adapters).compute_bytes(profile, context)
         self._mtp = MtpMemory(profile, context, n_swa_cells)
         if context.n_mtp:  # the head takes the hidden states of all rows
             profile = replace(profile, rows_cut=RowsCut.AFTER_NORM)

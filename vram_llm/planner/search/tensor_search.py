@@ -89,8 +89,8 @@ def refusal(
         return "it needs flash attention"
     if context.pooling is not None:
         return "it is not planned for embeddings"
-    if workload.loras:
-        return "it is not planned with LoRA adapters"
+    if workload.loras or workload.control_vectors:
+        return "it is not planned with LoRA adapters or control vectors"
     if context.n_mtp:
         return "it is not planned with an MTP head"
     if workload.from_disk or workload.overrides or workload.kv_offload is False:
