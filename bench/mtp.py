@@ -4,9 +4,10 @@
 
 The models are a GLM-4.5 and a Qwen3.5 (a hybrid) in shape, of random weights, some 110 million parameters
 in F32 on the CPU. There a step is mostly reading, as on cards, and a further row costs little. In the first
-table one stream runs in this process, with and without the head: ratios of steps and of time, medians of the
-rounds. In the second both servers have the head, three tokens at most, and one client asks them in turns over
-HTTP; llama.cpp without a head takes its turn too. Prompt lookup is always on in this engine.
+table one stream runs in this process, with and without the head: ratios of steps, of time and of processor
+time, which other programs hardly change with `--threads 1`; medians of the rounds. In the second both servers
+have the head, three tokens at most, and one client asks them in turns over HTTP; llama.cpp without a head
+takes its turn too. Prompt lookup is always on in this engine, and off in llama-server (`--spec-type`).
 """
 
 import argparse
@@ -16,7 +17,9 @@ import os
 import random
 import statistics
 import tempfile
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.load import together
 from bench.lookup import finish
@@ -54,16 +57,25 @@ def load(path: Path, threads: int | None, *, with_head: bool) -> Loop:
     return Loop(LoadedModel(planning.plan(str(path), detection.detect(), wish, compares=False)))
 
 
-def answer(loop: Loop, n_tokens: int, seed: int) -> tuple[float, int]:
-    """Seconds from the first token to the last, and the number of steps."""
-    before = loop.stats().n_steps
+class Answer(NamedTuple):
+    """Steps of an answer, seconds from its first token to the last, and processor time with its prompt."""
+
+    steps: int
+    seconds: float
+    processor_s: float
+
+
+def answer(loop: Loop, n_tokens: int, seed: int) -> Answer:
+    """Compute an answer of `n_tokens` to a prompt made from `seed`."""
+    before, began = loop.stats().n_steps, time.process_time()
     request = Request(
         id="r", prompt=prompt(seed), max_tokens=n_tokens, ignore_eos=True,
         sampling=SamplingParams(temperature=0.1, seed=seed),
     )  # fmt: skip
     if loop.submit(request) is not None:
         raise SystemExit("the engine refused the request")
-    return finish(loop), loop.stats().n_steps - before
+    seconds = finish(loop)
+    return Answer(loop.stats().n_steps - before, seconds, time.process_time() - began)
 
 
 def compare_engine(name: str, kind: str, path: Path, args: argparse.Namespace) -> None:
@@ -71,21 +83,30 @@ def compare_engine(name: str, kind: str, path: Path, args: argparse.Namespace) -
     loops = {with_head: load(path, args.threads, with_head=with_head) for with_head in (False, True)}
     for loop in loops.values():
         answer(loop, 32, 1)  # warm the caches, and measure the cost of rows
-    steps, seconds = [], []
-    before = loops[True].stats()
+    rounds: list[tuple[float, ...]] = []
+    before, n_runs = loops[True].stats(), 0
+
+    def note_batch(_: int) -> None:
+        nonlocal n_runs
+        n_runs += 1
+
+    head = loops[True]._model.mtp_head
+    assert head is not None
+    head.note_batch = note_batch
     for i in range(args.rounds):
         order = (False, True) if i % 2 else (True, False)
         found = {with_head: answer(loops[with_head], args.tokens, 100 + i) for with_head in order}
-        seconds.append(found[False][0] / found[True][0])
-        steps.append(found[False][1] / found[True][1])
+        rounds.append(tuple(one / other for one, other in zip(found[False], found[True], strict=True)))
     after = loops[True].stats()
     n_drafted = after.n_model_drafted_tokens - before.n_model_drafted_tokens
     n_accepted = after.n_model_accepted_tokens - before.n_model_accepted_tokens
-    listed = ", ".join(f"{ratio:.2f}" for ratio in seconds)
+    steps, seconds, processor = zip(*rounds, strict=True)
+    listed = ", ".join(f"{ratio:.2f}" for ratio in processor)
     print(
         f"{name:<9} {kind:<8} {statistics.median(steps):5.2f} times fewer steps, "
-        f"{statistics.median(seconds):5.2f} times as fast (rounds: {listed}); of "
-        f"{args.rounds * args.tokens} tokens {n_drafted} drafted, {n_accepted} accepted",
+        f"{statistics.median(seconds):5.2f} times as fast, {statistics.median(processor):5.2f} times by "
+        f"processor time (rounds: {listed}); of {args.rounds * args.tokens} tokens {n_drafted} drafted, "
+        f"{n_accepted} accepted; the head ran {n_runs} times",
         flush=True,
     )
     for loop in loops.values():

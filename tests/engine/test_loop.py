@@ -202,7 +202,7 @@ def test_max_tokens(loop: Loop, n: int) -> None:
 
 def test_max_tokens_0_computes_the_prompt_and_no_more(loop: Loop) -> None:
     (event,) = _one(loop, prompt=tuple(range(3, 203)), max_tokens=0)
-    assert event == TokenEvent(id="one", prompt_tokens=200, finish_reason=FinishReason.LENGTH)
+    assert event == TokenEvent(id="one", prompt_tokens=200, finish_reason=FinishReason.LENGTH, slot=0)
 
 
 @pytest.mark.parametrize(("n_prompt", "n_answer"), [(511, 1), (510, 2), (500, 12)])
@@ -226,7 +226,12 @@ def test_an_end_token_ends_and_writes_nothing(loop: Loop) -> None:
     answer = _one(loop, sampling=ENDS, ignore_eos=False, max_tokens=5)
     assert answer == [
         TokenEvent(
-            id="one", token_ids=(EOS,), prompt_tokens=3, completion_tokens=1, finish_reason=FinishReason.STOP
+            id="one",
+            token_ids=(EOS,),
+            prompt_tokens=3,
+            completion_tokens=1,
+            finish_reason=FinishReason.STOP,
+            slot=0,
         )
     ]
 

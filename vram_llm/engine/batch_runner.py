@@ -30,10 +30,12 @@ class StepCosts:
     rows: RowCost
     drafts: DraftCostModel | None  # None: no draft model
 
-    def observe_decode(self, n_streams: int, seconds: float) -> None:
-        """A step with one token for each of `n_streams` and nothing else took `seconds`."""
-        self.prefill.observe(n_streams, 0, seconds)
-        self.rows.observe(n_streams, 0, seconds)
+    def observe_decode(self, n_streams: int, n_steps: int, seconds: float) -> None:
+        """Steps with one token for each of `n_streams` and nothing else took `seconds` together."""
+        self.prefill.observe(n_streams, 0, seconds / n_steps)
+        self.rows.observe(n_streams, 0, seconds / n_steps)
+        if self.drafts is not None:
+            self.drafts.earn(seconds, n_steps)
 
     def observe(self, n_decode: int, n_prefill: int, n_drafted: int, seconds: float) -> None:
         """Record that a step with these numbers of decode, prompt and draft rows took `seconds`."""

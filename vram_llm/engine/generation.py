@@ -51,6 +51,8 @@ class Generation:
     draft_stats: SequenceDraftStats | None = None  # None: the draft model does not draft for it
     token_rules: TokenRules | None = None
     prompt_likelihoods: list[Likelihood] = field(default_factory=list)
+    n_drafted: int = 0
+    n_accepted: int = 0  # of the drafted tokens
 
     def resume(self, tokens: Rows[int]) -> None:
         """Take in the tokens that an earlier engine wrote. Their text was sent."""
@@ -103,8 +105,10 @@ class Generation:
                 )
             if token != drafted or self.is_complete:
                 break
+        n_accepted = max(len(sampled.tokens) - 1, 0)
+        self.n_drafted, self.n_accepted = self.n_drafted + len(draft), self.n_accepted + n_accepted
         if draft and (source := self.draft_stats if by_draft_model else self.lookup) is not None:
-            source.observe(len(draft), max(len(sampled.tokens) - 1, 0))
+            source.observe(len(draft), n_accepted)
         elif self.lookup is not None:
             self.lookup.earn_credit(1)
         return sampled
@@ -150,10 +154,11 @@ class Generation:
 
     @property
     def is_plain(self) -> bool:
-        """True if a step gives the request only a token: no grammar, no logprobs, no draft model."""
+        """True if a step gives the request only a token: no grammar, no logprobs, no draft model's drafts."""
         wants_more = self.request.logprobs is not None or self.request.prompt_logprobs is not None
         is_watched = self.constraint is not None or bool(self.request.stop_token_ids)
-        return self.draft_stats is None and not (is_watched or wants_more)
+        may_draft = self.draft_stats is not None and not self.draft_stats.idle_steps
+        return not (may_draft or is_watched or wants_more)
 
     @property
     def is_complete(self) -> bool:
@@ -192,6 +197,8 @@ class Generation:
             stop=self.text.stop,
             error=sampled.failure if reason is FinishReason.ERROR else None,
             prompt=None if reason is None else self._prompt_text(model, sequence),
+            drafted_tokens=self.n_drafted,
+            accepted_tokens=self.n_accepted,
         )
 
     def _text_ending(self, reason: FinishReason | None) -> FinishReason | None:
@@ -221,6 +228,8 @@ class Generation:
             finish_reason=self._text_ending(FinishReason.LENGTH),
             stop=self.text.stop,
             prompt=self._prompt_text(model, sequence),
+            drafted_tokens=self.n_drafted,
+            accepted_tokens=self.n_accepted,
         )
 
     def _write_token(

@@ -186,13 +186,16 @@ class Loop:
     def _steady_after(self, chunks: list[Chunk]) -> SteadyDecode | None:
         """The steady decode after a step that computed `chunks`, those of all running sequences."""
         n_free = self._cache.n_cells - self._cache.n_used
-        return steady_decode_after(self._model, chunks, self._generations.get, n_free)
+        steady = steady_decode_after(self._model, chunks, self._generations.get, n_free)
+        if steady is not None and self._mtp is not None:
+            self._mtp.rest()
+        return steady
 
     def _commit_steady(self) -> None:
         """End the steady decode, if there is one, and count its steps."""
         steady, self._steady = self._steady, None
         if steady is not None and (n_steps := steady.commit(self.recorder)):
-            self._costs.observe_decode(len(steady.streams), steady.seconds / n_steps)
+            self._costs.observe_decode(len(steady.streams), n_steps, steady.seconds)
             for sequence, _ in steady.streams:
                 self._scheduler.charge(sequence, n_steps)
             self._scheduler.shares.note_steps(n_steps)
@@ -238,7 +241,9 @@ class Loop:
             _bind_samplers(self._device_slots, chunks, self._generations, self.recorder)
         with_text = [chunk for chunk in chunks if chunk.image is None]
         if self._mtp is not None:
-            self._mtp.begin(with_text)
+            stats = (self._generations[sequence.id].draft_stats for sequence in self._scheduler.running)
+            may_draft = any(each is not None and not each.idle_steps for each in stats)
+            self._mtp.begin(with_text, may_draft=may_draft)
         self._draft_scheduler.add_drafts(with_text, self._generations)
         computed = self._runner.run(with_text)
         with self.recorder.sampling:

@@ -279,6 +279,8 @@ class TokenEvent(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     prompt_done: int | None = None
     prompt: str | None = None
     slot: int | None = None  # the number of its slot; None: it waits
+    drafted_tokens: int = 0  # so far, by prompt lookup and draft model
+    accepted_tokens: int = 0  # of the drafted ones
 
 
 class DecodeTick(msgspec.Struct, tag=True, omit_defaults=True):

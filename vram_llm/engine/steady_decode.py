@@ -114,7 +114,7 @@ def steady_decode_after(
     """The steady decode that can follow the step that computed `chunks`; None if there is none.
 
     `chunks` are those of all running sequences. It ends before a stream reaches its last token, or a token
-    that token rules restrict. With n streams, prompt lookup runs every n steps.
+    that token rules restrict, or the drafter has work. With n streams, prompt lookup runs every n steps.
     """
     streams: list[Stream] = []
     for chunk in chunks:
@@ -128,6 +128,8 @@ def steady_decode_after(
     n_steps = min(MAX_STEPS, n_free_cells // len(streams), *(s.n_left - 1 for s, _ in streams))
     free = [n for _, generation in streams if (n := generation.n_free) is not None]
     n_steps = min([n_steps, *free])
+    drafts = (generation.draft_stats for _, generation in streams if generation.draft_stats is not None)
+    n_steps = min([n_steps, *(stats.idle_steps for stats in drafts)])
     lookups = (generation.lookup for _, generation in streams if generation.lookup is not None)
     n_steps = min([n_steps, *(max(lookup.tokens_until_credit, len(streams)) for lookup in lookups)])
     return SteadyDecode(model, streams, n_steps) if n_steps >= _MIN_STEPS else None

@@ -100,6 +100,16 @@ def give_hidden_states(ctx: int, *, of_all_rows: bool) -> None:
         b.sched_reserve(ctx)
 
 
+def keep_hidden_states(ctx: int, *, keep: bool) -> None:
+    """Let a context that gave hidden states of all rows go on, or stop: then it computes and copies none.
+
+    Compute buffers stay: they were made for graphs that keep all rows. Without, the last layer and the output
+    take only the rows with logits (`embeddings_nextn_masked`, src/models/qwen35.cpp).
+    """
+    assert b.set_hidden_states is not None
+    b.set_hidden_states(ctx, keep, not keep)
+
+
 def hidden_states(ctx: int, n_rows: int, n_embd: int) -> HiddenStates:
     """The hidden states of the first `n_rows` rows of the last batch: a view, until the next decode."""
     floats = (ctypes.c_float * (n_rows * n_embd)).from_address(b.hidden_states(ctx))

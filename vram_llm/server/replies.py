@@ -34,9 +34,11 @@ class PromptTokensDetails(BaseModel):
 
 
 class CompletionTokensDetails(BaseModel):
-    """Details of the answer's tokens."""
+    """Details of the answer's tokens; of drafts, if there were any, how many were accepted and rejected."""
 
     reasoning_tokens: int = 0
+    accepted_prediction_tokens: Annotated[int | None, PRESENT] = None
+    rejected_prediction_tokens: Annotated[int | None, PRESENT] = None
 
 
 class Usage(BaseModel):
@@ -301,6 +303,8 @@ class UsageCounter:
     _completion_tokens: int = 0
     _reasoning_tokens: int = 0
     _cached: dict[int, int] = field(default_factory=dict)
+    _drafted_tokens: int = 0
+    _accepted_tokens: int = 0
 
     def add(self, index: int, last: TokenEvent, reasoning_tokens: int = 0) -> None:
         """Count choice `index` by its last event."""
@@ -309,6 +313,8 @@ class UsageCounter:
         prompt = index // self.n  # of its choices, the first to compute it reports the fewest
         self._cached[prompt] = min(self._cached.get(prompt, last.cached_tokens), last.cached_tokens)
         self._completion_tokens += last.completion_tokens
+        self._drafted_tokens += last.drafted_tokens
+        self._accepted_tokens += last.accepted_tokens
 
     def usage(self) -> Usage:
         prompt_tokens = sum(self._prompts.values())
@@ -319,5 +325,11 @@ class UsageCounter:
             prompt_tokens_details=PromptTokensDetails(
                 cached_tokens=sum(self._cached.values()), dropped_messages=self.dropped_messages
             ),
-            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=self._reasoning_tokens),
+            completion_tokens_details=CompletionTokensDetails(
+                reasoning_tokens=self._reasoning_tokens,
+                accepted_prediction_tokens=self._accepted_tokens if self._drafted_tokens else None,
+                rejected_prediction_tokens=(
+                    self._drafted_tokens - self._accepted_tokens if self._drafted_tokens else None
+                ),
+            ),
         )

@@ -19,6 +19,7 @@ class ChoiceClock:
         self._processed: int | None = None  # tokens of the prompt, in the last report
         self._last = self._began
         self._prompt_tokens = self._cached_tokens = self._n_tokens = 0
+        self._drafted_tokens = self._accepted_tokens = 0
 
     def observe(self, event: TokenEvent) -> None:
         """Record an event and its time."""
@@ -26,13 +27,16 @@ class ChoiceClock:
         self._prompt_tokens = event.prompt_tokens or self._prompt_tokens
         self._cached_tokens = event.cached_tokens or self._cached_tokens
         self._n_tokens += len(event.token_ids)
+        self._drafted_tokens = event.drafted_tokens or self._drafted_tokens
+        self._accepted_tokens = event.accepted_tokens or self._accepted_tokens
         if self._first is None and event.prompt_done is None:
             self._first = self._last
 
     def timings(self) -> dict[str, Any]:
         """llama-server's `timings`. The prompt's time includes its wait for a free sequence."""
         first = self._last if self._first is None else self._first
-        return _timings(
+        drafts = {"draft_n": self._drafted_tokens, "draft_n_accepted": self._accepted_tokens}
+        times = _timings(
             cached=self._cached_tokens,
             n_prompt=self._prompt_tokens - self._cached_tokens,
             prompt_s=first - self._began,
@@ -40,6 +44,7 @@ class ChoiceClock:
             n_after_first=max(self._n_tokens - 1, 0),
             predicted_s=self._last - first,
         )
+        return times | (drafts if self._drafted_tokens else {})
 
     def progress(self, event: TokenEvent) -> list[dict[str, Any]]:
         """llama-server's `prompt_progress` objects for an event, after `observe`.

@@ -5,6 +5,10 @@ each step, and only then: a slot keeps those of its last rows. Prompts are read 
 all their rows are there, unless drafts do not pay. After a reused prefix the state of its last token may be
 missing, and the token after it is read with zeros, as the first of a text is. After a longer gap the head
 begins anew behind it. Drafts may then be worse; answers stay the same, since the model verifies each draft.
+
+While no running sequence may get a draft, the model gives no hidden states and the head computes nothing. It
+begins anew afterwards, with the TRIAL_ROWS tokens before the next draft: the states of the tokens between are
+not there, and a head depends most on the last one, in which the model has summed up the whole text.
 """
 
 from collections.abc import Iterable
@@ -12,12 +16,12 @@ from dataclasses import dataclass, field
 
 from vram_llm.engine.kv_cache.radix_tree import n_common
 from vram_llm.engine.sequence import Chunk, Sequence
-from vram_llm.engine.speculative.draft_budget import FREE_ROWS, MAX_DRAFTED, DraftCostModel
+from vram_llm.engine.speculative.draft_budget import FREE_ROWS, MAX_DRAFTED, TRIAL_ROWS, DraftCostModel
 from vram_llm.engine.speculative.drafter import Drafter, DraftRequest
 from vram_llm.engine.stats_recorder import StatsRecorder
 from vram_llm.errors import EngineDied
 from vram_llm.llama.model import NO_ROOM, LoadedModel
-from vram_llm.llama.mtp_head import HiddenStates, MtpHead
+from vram_llm.llama.mtp_head import HiddenStates, MtpHead, keep_hidden_states
 
 _KEPT_STATES = 64  # per slot, for tokens that the head has not read
 
@@ -76,17 +80,39 @@ class MtpRunner(Drafter):
         self._n_vocab = model.vocab.n_tokens
         self._slots = [_Slot() for _ in range(head.n_sequences)]
         self._own_states: dict[int, HiddenStates] = {}  # the head's, of the last rows, by slot
+        self._rests = False  # the model gives no hidden states
+        self.rest()
 
     # -- following -------------------------------------------------------------------------------
 
-    def begin(self, chunks: Iterable[Chunk]) -> None:
-        """Prepare the slots of sequences that are new there: share the cells of an equal prefix."""
+    def begin(self, chunks: Iterable[Chunk], *, may_draft: bool) -> None:
+        """Prepare the slots of sequences that are new there: share the cells of an equal prefix.
+
+        Without `may_draft`, no running sequence gets a draft soon: the head rests.
+        """
+        if not may_draft:
+            self.rest()
+            return
+        if self._rests:
+            keep_hidden_states(self._model.ctx, keep=True)
+            self._rests = False
         for chunk in chunks:
             if self._slots[chunk.sequence.slot].owner is not chunk.sequence:
                 self._take_slot(chunk.sequence)
 
+    def rest(self) -> None:
+        """Let the model give no hidden states, until `begin` wants them again."""
+        if self._rests:
+            return
+        self._rests = True
+        keep_hidden_states(self._model.ctx, keep=False)
+        for slot in self._slots:
+            slot.states = []
+
     def note_step(self) -> None:
         """Keep the hidden states of the step that the model has computed; read its prompts."""
+        if self._rests:
+            return
         states = self._model.hidden_states()
         for row, number, position, tokens in self._model.batch.runs():
             slot, rows = self._slots[number], states[row : row + len(tokens)]
@@ -188,7 +214,8 @@ class MtpRunner(Drafter):
             if slot.owner is not sequence or slot.state_before(last) is None:
                 continue  # it comes with the next step
             self._cut(number, last)
-            first = self._first_unread(number, slot.states_from)
+            first_known = slot.states_from if request.pays else max(slot.states_from, last - TRIAL_ROWS)
+            first = self._first_unread(number, first_known)
             tokens = sequence.tokens[first:]
             if len(tokens) > batch.capacity - batch.n_rows:
                 continue

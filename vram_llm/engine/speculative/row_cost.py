@@ -27,6 +27,11 @@ class RowCost:
         return n_streams == self._n_streams and self._plain_s > 0 and self._n_since < _LOOK_EVERY
 
     @property
+    def step_s(self) -> float:
+        """Seconds of a step without drafts; 0 before the first."""
+        return self._plain_s
+
+    @property
     def token_s(self) -> float:
         """Seconds for a token of a stream without drafts; 0 before the first."""
         return self._plain_s / self._n_streams
