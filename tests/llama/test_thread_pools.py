@@ -9,7 +9,9 @@ import pytest
 
 from tests.conftest import PlanOnCpu
 from vram_llm.errors import BadPlan
+from vram_llm.llama.bindings import has_amx_kernels
 from vram_llm.llama.model import LoadedModel
+from vram_llm.llama.params import ModelParams
 from vram_llm.planner.processor_use import Numa, ProcessorUse
 from vram_llm.planner.types import Plan
 
@@ -93,3 +95,15 @@ def test_locked_weights(plan_on_cpu: PlanOnCpu) -> None:
 def _locked_kib() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmLck")).split()[1])
+
+
+def test_repacked_weights_are_switched_off(plan_on_cpu: PlanOnCpu) -> None:
+    for repack, no_host in ((True, False), (False, True)):
+        plan = plan_on_cpu(repack=repack, no_host=no_host, use_mmap=False)
+        struct = ModelParams(plan.placement, plan.context, []).struct
+        assert struct.no_host is no_host
+        assert struct.use_extra_bufts is (repack and not has_amx_kernels())
+        model = LoadedModel(plan)
+        held_bytes = model.memory_use()["host"].weights_bytes
+        model.close()
+        assert held_bytes == plan.estimate.host.weights_bytes

@@ -117,3 +117,15 @@ def test_with_cards_only_the_hosts_weights_are_locked(model: ModelProfile) -> No
     assert plan.estimate.host.weights_bytes < 3 * GIB < model.total_bytes
     with pytest.raises(BadPlan, match="raise RLIMIT_MEMLOCK"):  # a mapped file may be locked whole
         make_plan(model, machine, replace(SHORT, mlock=True, use_mmap=True), compares=False)
+
+
+def test_the_form_and_place_of_the_hosts_weights(model: ModelProfile) -> None:
+    workload = typed("--no-repack", "--no-host")
+    assert (workload.repack, workload.no_host) == (False, True)
+    assert typed().repack is True
+    plan = make_plan(model, what_if(["H100"]), replace(SHORT, repack=False, no_host=True), compares=False)
+    assert (plan.context.repack, plan.context.no_host) == (False, True)
+    assert {"--no-repack", "--no-host"} <= set(emit(plan, "llama-server").split())
+    script = emit(plan, "llama-cpp-python")
+    assert "params.use_extra_bufts = False\nparams.no_host = True\n" in script
+    compile(script, "script", "exec")

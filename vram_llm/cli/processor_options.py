@@ -66,4 +66,11 @@ PROCESSOR_OPTIONS = (
         "Lock the weights that are on the host in memory, so that the system never swaps them out. The file "
         "is then read, not mapped, unless --mmap is given."
     )),
+    PlanOption(flags="--repack/--no-repack", fields=("repack",), help=(
+        "Let llama.cpp repack weights on the host for quicker kernels of the processor."
+    )),
+    PlanOption(flags="--no-host", fields=("no_host",), is_flag=True, help=(
+        "Keep the host's weights out of pinned memory, which cards copy from fastest: then they may be "
+        "repacked for the processor."
+    )),
 )  # fmt: skip

@@ -61,8 +61,9 @@ class ModelParams:
             self.struct.split_mode = C.LLAMA_SPLIT_MODE_TENSOR
         self.struct.load_mtp = context.n_mtp > 0
         # weights of a mapped file would be repacked into memory all the same
-        may_repack = extra_buffers and context.resident_bytes is None
+        may_repack = extra_buffers and context.repack and context.resident_bytes is None
         self.struct.use_extra_bufts = may_repack and not b.has_amx_kernels()
+        self.struct.no_host = context.no_host
         if kv_overrides:
             self.struct.kv_overrides = _kv_overrides(kv_overrides)
         if moved := self._overrides(placement, context, devices):

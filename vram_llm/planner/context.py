@@ -85,8 +85,6 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         n_ubatch=min(n_ubatch, n_batch),
         n_threads=workload.n_threads or machine.host.best_threads,
         n_threads_batch=workload.n_threads_batch,
-        processor=workload.processor,
-        mlock=workload.mlock,
         n_threads_given=workload.n_threads is not None,
         use_mmap=(workload.use_mmap or (workload.use_mmap is None and not workload.mlock))
         and profile.can_map
@@ -104,7 +102,19 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         n_mtp=_n_mtp(profile, workload),
         resident_bytes=0 if workload.from_disk else None,
     )
+    context = _with_host(context, workload)
     return context if pooling is None else _for_embeddings(profile, context, is_whole)
+
+
+def _with_host(context: Context, workload: Workload) -> Context:
+    """The context with the workload's wishes on the processor and on the host's weights."""
+    return replace(
+        context,
+        processor=workload.processor,
+        mlock=workload.mlock,
+        repack=workload.repack,
+        no_host=workload.no_host,
+    )
 
 
 def _n_mtp(profile: ModelProfile, workload: Workload) -> int:

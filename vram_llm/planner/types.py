@@ -121,6 +121,8 @@ class Workload:
     n_threads_batch: int | None = None
     processor: ProcessorUse = AS_USUAL
     mlock: bool = False  # lock the host's weights in memory
+    repack: bool = True  # let llama.cpp repack the host's weights for its processor's kernels
+    no_host: bool = False  # keep the host's weights out of memory that cards copy from fastest
     backend_sampling: BackendSampling = BackendSampling.AUTO
     serving: Serving = Serving()
     objective: Objective = Objective.LATENCY
@@ -153,6 +155,8 @@ class Context:
     n_threads_batch: int | None = None  # for steps of more than one token; None: n_threads
     processor: ProcessorUse = AS_USUAL
     mlock: bool = False  # the host's weights are locked in memory
+    repack: bool = True  # llama.cpp may repack the host's weights for its processor's kernels
+    no_host: bool = False  # the host's weights are not in memory that cards copy from fastest
     n_threads_given: bool = False  # the user chose n_threads; else it is the planning computer's cores
     n_outputs_max: int | None = None  # most rows of logits per micro-batch; None: one per sequence
     flash_attn: FlashAttention = FlashAttention.AUTO

@@ -14,7 +14,6 @@ from vram_llm.cli.llama_server_line.flag import (
 )
 
 _INT, _TEXT, _SWITCH, _ON_OFF = ValueKind.INT, ValueKind.TEXT, ValueKind.SWITCH, ValueKind.ON_OFF
-_VECTOR = "control vectors are not applied"
 _IMAGES = "an image takes as many tokens as the projector's file says"
 _VIDEO = "requests contain no videos"
 _CODER = "--port 8012 -ub 1024 -b 1024 -c 0"
@@ -54,9 +53,9 @@ MODEL_FLAGS = (
     row("--lora", _TEXT, Rule("lora")),
     row("--lora-scaled", _TEXT, Rule("lora")),
     row("--lora-init-without-apply", _SWITCH, Rule("lora_without_apply")),
-    row("--control-vector", _TEXT, Refused(_VECTOR)),
-    row("--control-vector-scaled", _TEXT, Refused(_VECTOR)),
-    row("--control-vector-layer-range", ValueKind.TWO, Refused(_VECTOR)),
+    row("--control-vector", _TEXT, Option("--control-vector")),
+    row("--control-vector-scaled", _TEXT, Option("--control-vector-scaled")),
+    row("--control-vector-layer-range", ValueKind.TWO, Rule("layer_range")),
     row("--override-kv", _TEXT, Option("--override-kv")),
     row("--rope-scaling", _TEXT, Option("--rope-scaling"), "LLAMA_ARG_ROPE_SCALING_TYPE"),
     row("--rope-scale", _TEXT, Option("--rope-scale"), "LLAMA_ARG_ROPE_SCALE"),

@@ -55,16 +55,30 @@ def _lora(found: Translation, given: Given) -> None:
             found.add("--lora", part)
 
 
+def _layer_range(found: Translation, given: Given) -> None:
+    """Of zero or less, llama-server makes the first or the last layer."""
+    try:
+        first, last = (int(text) for text in str(given.value).split())
+    except ValueError:
+        raise click.UsageError(f"{given}: it has two numbers of layers") from None
+    has_vectors = any(found.line.last(name) for name in ("--control-vector", "--control-vector-scaled"))
+    if has_vectors and (first > 1 or last > 0):
+        found.add("--control-vector-layer-range", f"{max(first, 1)}-{last if last > 0 else _MAX_LAYERS}")
+
+
 def _router_only(found: Translation, given: Given) -> None:
     if not is_router(found.line):
         found.ignored.append(f"ignored: {given}: the line names one model")
 
+
+_MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 
 MODEL_RULES: Mapping[str, Callable[[Translation, Given], None]] = {
     "model": _read_later,
     "hf_token": _hf_token,
     "offline": _offline,
     "lora": _lora,
+    "layer_range": _layer_range,
     "lora_without_apply": _read_later,
     "models_dir": _router_only,
     "models_preset": _router_only,

@@ -77,11 +77,9 @@ PLACEMENT_FLAGS = (
     ), "LLAMA_ARG_LOAD_MODE"),
     row("-lzm --lazy-mode", _TEXT, Ignored("llama.cpp's own choice, auto, is used"), "LLAMA_ARG_LAZY_MODE"),
     row("--repack / -nr --no-repack", _ON_OFF, OnOff(
-        Always("the host's weights are repacked where that helps"),
-        Ignored("the host's weights are repacked where that helps"),
+        Always("the host's weights are repacked where that helps"), Words(("--no-repack",))
     ), "LLAMA_ARG_REPACK"),
-    row("--no-host", _SWITCH, Ignored("the host's weights are where cards copy them from fastest"),
-        "LLAMA_ARG_NO_HOST"),
+    row("--no-host", _SWITCH, Words(("--no-host",)), "LLAMA_ARG_NO_HOST"),
     row("-dt --defrag-thold", _TEXT, Ignored("llama.cpp itself has dropped it"), "LLAMA_ARG_DEFRAG_THOLD"),
     row("--check-tensors", _SWITCH, Words(("--check-tensors",))),
     row("-t --threads", _INT, ByValue({"-1": _AUTO_THREADS, "0": _AUTO_THREADS}, Option("--threads")),

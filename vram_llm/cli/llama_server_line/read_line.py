@@ -15,7 +15,7 @@ _FALSE = frozenset({"off", "disabled", "false", "0"})
 _REPEATED = frozenset(
     {
         "-ot", "-cmoe", "-ncmoe", "-ncffn", "--lora", "--lora-scaled", "--api-key", "-a", "--spec-type",
-        "--override-kv",
+        "--override-kv", "--control-vector", "--control-vector-scaled",
     }
 )  # fmt: skip
 """Flags that llama-server adds up, by their first name; of others the last one counts."""

@@ -76,7 +76,7 @@ params.n_gpu_layers = {n_gpu_layers}
 params.tensor_split = split
 params.split_mode = C.LLAMA_SPLIT_MODE_{split_mode}
 params.load_mode = C.{load_mode}
-{overrides}{kv_overrides}model = C.llama_model_load_from_file({model!r}.encode(), params)
+{host_weights}{overrides}{kv_overrides}model = C.llama_model_load_from_file({model!r}.encode(), params)
 assert model, "llama.cpp would not load the model"
 
 params = C.llama_context_default_params()
@@ -156,7 +156,7 @@ def script(plan: Plan) -> str:
     adapters = [(companion.path, companion.scale) for companion in plan.companions]
     only_cuda = {device.kind for device in exported.devices} <= {DeviceKind.CUDA}
     uses_class = only_cuda and context.kv_unified and not overrides and not adapters
-    uses_class &= not context.mlock
+    uses_class &= not context.mlock and context.repack and not context.no_host
     uses_class &= context.rope == AS_IN_FILE and not plan.model.kv_overrides
     uses_class &= plan.placement.split_mode is SplitMode.LAYER
     n_threads = exported_threads(plan) or _ALL_CORES
@@ -198,9 +198,15 @@ def script(plan: Plan) -> str:
             type_v=KV_TYPES[context.kv_type_v].id,
             use_mmap=context.use_mmap,
             load_mode=_load_mode(context),
+            host_weights=_host_weights_lines(context),
         )
         .removesuffix("\n")
     )
+
+
+def _host_weights_lines(context: Context) -> str:
+    no_repack = "" if context.repack else "params.use_extra_bufts = False\n"
+    return no_repack + ("params.no_host = True\n" if context.no_host else "")
 
 
 def _load_mode(context: Context) -> str:

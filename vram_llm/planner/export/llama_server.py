@@ -68,8 +68,7 @@ def settings(
         Setting("--split-mode", placement.split_mode.value, "LLAMA_ARG_SPLIT_MODE"),
         Setting("--fit", "off", "LLAMA_ARG_FIT"),
         Setting("--load-mode", _load_mode(context), "LLAMA_ARG_LOAD_MODE"),
-        # repacked weights of a mapped file would be in memory
-        *(() if plan.disk_reads is None else (Setting("--no-repack", None, "LLAMA_ARG_REPACK", "false"),)),
+        *_host_weights_settings(plan),
         Setting("--ctx-size", str(context.n_ctx), "LLAMA_ARG_CTX_SIZE"),
         Setting("--parallel", str(context.parallel), "LLAMA_ARG_N_PARALLEL"),
         Setting("--kv-unified", None, "LLAMA_ARG_KV_UNIFIED")
@@ -99,6 +98,14 @@ def settings(
         Setting("--host", address, "LLAMA_ARG_HOST"),
         Setting("--port", str(PORT), "LLAMA_ARG_PORT"),
     )
+
+
+def _host_weights_settings(plan: Plan) -> tuple[Setting, ...]:
+    no_repack = Setting("--no-repack", None, "LLAMA_ARG_REPACK", "false")
+    # repacked weights of a mapped file would be in memory
+    keeps_form = not plan.context.repack or plan.disk_reads is not None
+    no_host = (Setting("--no-host", None, "LLAMA_ARG_NO_HOST"),) if plan.context.no_host else ()
+    return (no_repack, *no_host) if keeps_form else no_host
 
 
 def _load_mode(context: Context) -> str:
