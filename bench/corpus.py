@@ -1,11 +1,13 @@
 """Compare predictions with published measurements, row by row of a CSV file.
 
     python -m bench.corpus FILE.csv [--zoo FOLDER] [--out FILE] [--only host|cards] [--half 0|1]
+                           [--no-backend]
 
 FILE's columns are described in bench/corpus_rows.py; FOLDER holds the builders of the models' headers (see
 bench/corpus_models.py), by default the file's own folder. For each row with layers or experts on the host it
 prints the plan that was asked for, the measured and the predicted speed; rows that no plan can express are
-named with the reason. Rows on cards alone are asked as `vram-llm plan` would be, and summed up by class.
+named with the reason. Rows on cards alone are asked as `vram-llm plan` would be, with the back end of AMD's
+cards ("R9700@Vulkan"), and summed up by class.
 A ratio is predicted / measured: above 1 is too fast. The error is the median of |ln ratio|.
 
 "in" is the share of rows within the range that the prediction gives for nine of ten, "near" that of rows
@@ -34,6 +36,7 @@ from vram_llm.planner.context import resolve_context
 from vram_llm.planner.search.candidate import expected_speed
 from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.speed import Predictor
+from vram_llm.planner.speed_error import Width
 from vram_llm.planner.speed_range import SpeedRange
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import FlashAttention, Placement, SpeedEstimate, Workload
@@ -49,8 +52,8 @@ class Result:
     row: dict[str, str]
     decode: float | None = None
     prompt: float | None = None
-    decode_error: float | None = None  # half width of the predicted range, of logarithms
-    prompt_error: float | None = None
+    decode_width: Width | None = None  # of the predicted range
+    prompt_width: Width | None = None
     words: str = ""
     trouble: str = ""
 
@@ -86,8 +89,8 @@ def predicted(row: dict[str, str], shapes: Shapes) -> Result:
             ask = asked(row, model)
             machine, result.words = ask.machine, ask.words
             speed = _dictated(model, machine, ask.placement)
-        result.decode, result.decode_error = _decode(row, speed)
-        result.prompt, result.prompt_error = _prompt(row, speed)
+        result.decode, result.decode_width = _decode(row, speed)
+        result.prompt, result.prompt_width = _prompt(row, speed)
     except (Unasked, VramLLMError, ValueError) as error:
         result.trouble = str(error)
     return result
@@ -120,12 +123,13 @@ def _dictated(model: ModelProfile, machine: Machine, placement: Placement) -> As
     return ask
 
 
-Predicted = tuple[float | None, float | None]  # tokens per second, half width of its range
+Predicted = tuple[float | None, Width | None]  # tokens per second, and the width of its range
 
 
-def _half_width(likely: SpeedRange | None) -> float:
+def _width(tokens_per_s: float | None, likely: SpeedRange | None) -> Width:
     assert likely is not None
-    return math.log(likely.high / likely.low) / 2
+    assert tokens_per_s is not None
+    return Width(math.log(tokens_per_s / likely.low), math.log(likely.high / tokens_per_s))
 
 
 def _decode(row: dict[str, str], speed: Ask) -> Predicted:
@@ -140,8 +144,10 @@ def _decode(row: dict[str, str], speed: Ask) -> Predicted:
     )  # fmt: skip
     found = speed(wish)
     if n_streams > 1:
-        return found.streams_tokens_per_s, _half_width(found.streams_tokens_per_s_range)
-    return found.tokens_per_s, _half_width(found.tokens_per_s_range)
+        return found.streams_tokens_per_s, _width(
+            found.streams_tokens_per_s, found.streams_tokens_per_s_range
+        )
+    return found.tokens_per_s, _width(found.tokens_per_s, found.tokens_per_s_range)
 
 
 def _prompt(row: dict[str, str], speed: Ask) -> Predicted:
@@ -150,17 +156,17 @@ def _prompt(row: dict[str, str], speed: Ask) -> Predicted:
     n_tokens, depth = int(row["pp_tokens"]), int(row["depth"] or 0)
     n_ubatch = int(row["n_ubatch"])
 
-    def seconds(up_to: int) -> tuple[float, float]:
+    def seconds(up_to: int) -> tuple[float, Width]:
         wish = dataclasses.replace(
             _wish(row), n_ctx=max(_padded(depth + n_tokens), 512), parallel=1, n_ubatch=n_ubatch,
             n_batch=max(2048, n_ubatch), expect_depth=up_to,
         )  # fmt: skip
         found = speed(wish)
         assert found.prompt_s is not None
-        return found.prompt_s, _half_width(found.prompt_tokens_per_s_range)
+        return found.prompt_s, _width(found.prompt_tokens_per_s, found.prompt_tokens_per_s_range)
 
-    whole, error = seconds(depth + n_tokens)
-    return n_tokens / (whole - (seconds(depth)[0] if depth else 0.0)), error
+    whole, width = seconds(depth + n_tokens)
+    return n_tokens / (whole - (seconds(depth)[0] if depth else 0.0)), width
 
 
 def _wish(row: dict[str, str]) -> Workload:
@@ -182,8 +188,8 @@ def _quantile(values: Sequence[float], share: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
 
 
-def _figures(found: Sequence[tuple[float, float]], near: float) -> str:
-    """Of pairs of a ratio and the half width of its range."""
+def _figures(found: Sequence[tuple[float, Width]], near: float) -> str:
+    """Of pairs of a ratio and the width of its range."""
     if not found:
         return f"{0:5}" + " " * 51
     ratios = [ratio for ratio, _ in found]
@@ -191,7 +197,7 @@ def _figures(found: Sequence[tuple[float, float]], near: float) -> str:
     errors = [abs(math.log(ratio)) for ratio in ratios]
     quantiles = "  ".join(f"{_quantile(ratios, share):5.2f}" for share in (0.5, 0.1, 0.9))
     is_near = sum(error <= math.log(1 + near) for error in errors) / len(found)
-    is_in = sum(error <= width for error, (_, width) in zip(errors, found, strict=True)) / len(found)
+    is_in = sum(-width.high <= math.log(ratio) <= width.low for ratio, width in found) / len(found)
     shares = f"{is_near:5.0%}  {is_in:5.0%}"
     return f"{len(found):5}  {quantiles}  {worst:6.2f}  {100 * median(errors):5.1f} %  {shares}"
 
@@ -224,8 +230,8 @@ def _print_table(results: Iterable[Result]) -> None:
     print(f"{'':28}{'decode':>5}{head}   {'prompt':>5}{head}")
 
     def line(name: str, some: Sequence[Result]) -> None:
-        decode = [(each.decode_ratio, each.decode_error) for each in some]
-        prompt = [(each.prompt_ratio, each.prompt_error) for each in some]
+        decode = [(each.decode_ratio, each.decode_width) for each in some]
+        prompt = [(each.prompt_ratio, each.prompt_width) for each in some]
         figures = (
             _figures([(ratio, width) for ratio, width in pairs if ratio and width], near)
             for pairs, near in ((decode, _NEAR_DECODE), (prompt, _NEAR_PROMPT))
@@ -285,9 +291,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write all predictions to this CSV file")
     parser.add_argument("--only", choices=("host", "cards"))
     parser.add_argument("--half", type=int, choices=(0, 1), help="every second row of either kind")
+    parser.add_argument("--no-backend", action="store_true", help="do not say whether ROCm or Vulkan")
     options = parser.parse_args()
     with options.file.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
+    if options.no_backend:
+        rows = [row | {"backend": ""} for row in rows]
     shapes = Shapes(options.zoo or options.file.parent, Path(tempfile.gettempdir()) / "vram-llm-corpus-zoo")
     on_cards = [row for row in rows if is_on_cards_alone(row)]
     on_host = [row for row in rows if not is_on_cards_alone(row)]

@@ -23,6 +23,7 @@ from vram_llm.units import GIB
 _UNKNOWN_HOST = Host(
     name="unknown", cores=8, total_bytes=1024 * GIB, available_bytes=1024 * GIB, what_if=True
 )
+_TOLD_BACKENDS = ("rocm", "vulkan")  # CUDA and Metal follow from the card
 _UNKNOWN_SIZE = "1024GiB"  # of a memory of known kind
 
 
@@ -74,10 +75,12 @@ def check_askable(row: dict[str, str]) -> None:
 def machine_of(row: dict[str, str]) -> Machine:
     """The cards and the host of a row. Raises Unasked if a card is unknown."""
     words = host_words(row["host_cpu"], row["host_ram"])
+    backend = f"@{row['backend']}" if row["backend"] in _TOLD_BACKENDS else ""
+    cards = [card + backend for card in row["gpus"].split(" + ")] if row["gpus"] else []
     try:
         if words is None or is_on_cards_alone(row):
-            return what_if(row["gpus"].split(" + ") if row["gpus"] else [], _UNKNOWN_HOST)
-        return what_if(row["gpus"].split(" + ") if row["gpus"] else [], description=words)
+            return what_if(cards, _UNKNOWN_HOST)
+        return what_if(cards, description=words)
     except (UnknownDevice, BadHost) as error:
         raise Unasked(f"not in the catalog: {error}") from None
 

@@ -43,3 +43,32 @@ def test_an_unknown_card_has_the_figures_of_its_back_end() -> None:
     assert figures_of(vulkan).flops_per_byte
     assert generation_of(metal) is ChipGeneration.APPLE
     assert figures_of(worker) is PLAIN
+
+
+def test_a_described_card_has_figures_between_its_back_ends() -> None:
+    either, rocm, vulkan = (
+        figures_of(what_if([f"R9700{backend}"]).devices[0]) for backend in ("", "@ROCm", "@vulkan")
+    )
+    flops = [figures.flops_per_byte or 0.0 for figures in (vulkan, either, rocm)]
+    assert flops[0] < flops[1] < flops[2]
+    assert flops[1] ** 2 == pytest.approx(flops[0] * flops[2])
+    assert vulkan.prompt_types["Q4_K"] < either.prompt_types["Q4_K"] < 1.0
+
+
+@pytest.mark.parametrize(
+    ("card_name", "size", "heads_per_kv", "share"),
+    [
+        ("RTX 4090", 128, 8, 1.1),
+        ("RTX 4090", 64, 8, 0.77),  # softmax takes a larger share of a small head's time
+        ("RTX 4090", 128, 1, 1.1),
+        ("Tesla V100 PCIe@32GiB", 512, 16, 0.42),  # no kernel for its tensor cores
+        ("R9700@ROCm", 128, 8, 0.14),
+        ("R9700@ROCm", 128, 1, 0.061),  # every query head reads K and V of its own
+        ("R9700@Vulkan", 128, 1, 0.26),
+    ],
+)
+def test_attentions_share_of_the_rate_of_prompts(
+    card_name: str, size: int, heads_per_kv: int, share: float
+) -> None:
+    found = figures_of(what_if([card_name]).devices[0]).attention_rate(size, heads_per_kv)
+    assert found == pytest.approx(share, rel=0.02)

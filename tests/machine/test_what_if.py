@@ -88,6 +88,39 @@ def test_a_bad_description_is_refused_with_a_reason(spec: str, reason: str) -> N
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("spec", "kind", "other"),
+    [
+        ("RX 7900 XTX", DeviceKind.ROCM, DeviceKind.VULKAN),
+        ("RX 7900 XTX@Vulkan", DeviceKind.VULKAN, None),
+        ("2x RX 7900 XTX @ rocm @ PCIe 4 x8", DeviceKind.ROCM, None),
+        ("Radeon 8060S@96GiB@vulkan", DeviceKind.VULKAN, None),
+        ("RTX 4090@VULKAN", DeviceKind.VULKAN, None),
+        ("RTX 4090", DeviceKind.CUDA, None),
+        ("24GB@1008GB/s@vulkan", DeviceKind.VULKAN, None),
+        ("Arc B580@SYCL", DeviceKind.SYCL, None),
+    ],
+)
+def test_a_description_may_name_the_back_end(spec: str, kind: DeviceKind, other: DeviceKind | None) -> None:
+    device = parse_rigs([spec]).devices[0]
+    assert (device.kind, device.other_kind) == (kind, other)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("RTX 4090@ROCm", "llama.cpp drives cards of NVIDIA by CUDA or Vulkan"),
+        ("RX 7900 XTX@CUDA", "llama.cpp drives cards of AMD by ROCm or Vulkan"),
+        ("24GB@Metal", "llama.cpp drives cards of NVIDIA by CUDA or Vulkan"),
+        ("M4 Max 64GB@Vulkan", "llama.cpp drives cards of Apple by Metal"),
+        ("RX 7900 XTX@ROCm@Vulkan", "neither one memory size"),
+    ],
+)
+def test_a_back_end_that_does_not_drive_the_card_is_refused(spec: str, reason: str) -> None:
+    with pytest.raises(UnknownDevice, match=reason):
+        parse_rigs([spec])
+
+
 def test_ids_number_all_cards_in_their_order() -> None:
     devices = parse_rigs(["RTX 4080 Laptop", "2x RTX 3090 Ti", "8GiB"]).devices
     assert [(device.id, device.total_bytes // GIB) for device in devices] == [

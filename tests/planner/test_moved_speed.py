@@ -163,7 +163,7 @@ def test_a_cache_on_the_host_is_copied_or_read_there(moe: ModelProfile, flash: F
     )
     cache_bytes = 1024 * sum(2 * 2 * layer.n_embd_k_gqa for layer in moe.layers)
     copied_s = cache_bytes / 20e9
-    read_s = cache_bytes * (1 / 50e9 - 1 / (0.8 * 500e9))
+    read_s = cache_bytes * (1 / 50e9 - 1 / (0.35 * 500e9))  # a card without flash attention
     expected = (copied_s if flash is FlashAttention.AUTO else read_s) + moe.n_layers * 2 * SPLIT_S
     assert away.step_s - here.step_s == pytest.approx(expected, rel=0.05)
     assert away.prompt_s is not None

@@ -11,9 +11,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 MACHINE_OPTIONS = (
     PlanOption(flags="--gpu", fields=("gpus",), multiple=True, metavar="RIG", help=(
         'Plan for these cards instead of the local ones: "RTX 4080 Laptop", "RTX 4090 + 2x RTX 3060", '
-        '"2080 Ti 22GB", "24GB@1008GB/s" (memory and bandwidth), "RTX 3090 on 64GiB DDR4-3200 2ch" (cards '
-        'and host), "DGX Spark", "M4 Max 64GB". 24GB means 24 GiB, as on the box of a card. Repeat for more '
-        "cards."
+        '"2080 Ti 22GB", "24GB@1008GB/s" (memory and bandwidth), "RX 7900 XTX@Vulkan" (back end), "RTX 3090 '
+        'on 64GiB DDR4-3200 2ch" (cards and host), "DGX Spark", "M4 Max 64GB". 24GB means 24 GiB, as on the '
+        "box of a card. Repeat for more cards."
     )),
     PlanOption(flags="--ram", fields=("ram",), metavar="MEMORY", has_default=False, help=(
         'Plan for a host with this memory instead of this computer: 64GiB, "64GiB DDR5-6000 2ch" (kind, rate '

@@ -1,17 +1,21 @@
 """Figures of llama.cpp's kernels on cards, by the card's generation.
 
 They are fitted to published measurements of builds of 2025-26 (docs/predictions.md), by least squares of the
-logarithms with few rows for one card and model; the comment of each figure names its rows. AMD's are those of
-ROCm and Vulkan together: a card that is only described may be driven by either. Generations without rows have
-the figures of a neighbour.
+logarithms with few rows for one card and model; the comment of each figure names its rows. AMD's cards have
+figures for ROCm and for Vulkan. A card that is only described may be driven by either, and has their
+geometric means unless its description names one. Generations without rows have the figures of a neighbour.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from typing import Any
 
 from vram_llm.machine.card_generation import ChipGeneration, generation_of
 from vram_llm.machine.types import Device, DeviceKind
+
+_WIDEST_HEAD = 256  # latent attention has wider ones
 
 
 class Part(StrEnum):
@@ -35,6 +39,8 @@ class CardFigures:
     flops_per_byte: float | None  # of a prompt, for each byte per second of bandwidth; None: unknown
     launches: Mapping[Part, float]  # time of a part's launches, in layer_overhead_s
     cache_share: float  # of the read rate of weights, for K and V
+    plain_cache_share: float  # the same without flash attention
+    score_passes: float  # reads and writes of all scores by a prompt without flash attention
     row_share: float  # of the FLOP/s of prompts, for the 2nd to the 8th row of a decode step
     more_rows_share: float  # the same, for further rows, which kernels of prompts compute
     expert_rows_share: float  # of the read rate, for experts of several rows: another kernel
@@ -43,9 +49,21 @@ class CardFigures:
     expert_prompt_share: float  # of the FLOP/s of prompts, for experts with many rows each
     expert_half_rows: float  # rows of an expert with half of that
     half_rows: float  # rows of a micro-batch with half of the FLOP/s of prompts
-    attention_share: float  # of the FLOP/s of prompts, for attention
+    attention_share: float  # of the FLOP/s of prompts, for attention with heads of 128, 8 to each of K and V
+    softmax_size: float  # elements of a head that take as long as a score's softmax
+    wide_share: float  # of that, for heads above 256: without a kernel for tensor cores
+    sharing_power: float  # attention's rate is proportional to (query heads of each of K and V)^this, up to 8
     state_reuse: float  # rate at which a prompt's states are read and written, over that of weights
-    prompt_types: Mapping[str, float] = field(default_factory=dict)  # of the FLOP/s, for weights of a type
+    read_types: Mapping[str, float] = field(default_factory=dict)  # of the read rate, for weights of a type
+    prompt_types: Mapping[str, float] = field(default_factory=dict)  # the same, of the FLOP/s of prompts
+
+    def attention_rate(self, head_size: int, heads_per_kv: int) -> float:
+        """Attention's share of the FLOP/s of prompts, for heads of one size."""
+        sizes = min(max(head_size, 1), _WIDEST_HEAD), 128
+        of_size, of_128 = (size / (size + self.softmax_size) for size in sizes)
+        shared = math.pow(min(heads_per_kv, 8) / 8, self.sharing_power)
+        wide = self.wide_share if head_size > _WIDEST_HEAD else 1.0
+        return self.attention_share * of_size / of_128 * shared * wide
 
 
 def _launches(latent: float, delta: float, space: float, experts: float, post: float) -> Mapping[Part, float]:
@@ -60,17 +78,29 @@ def _launches(latent: float, delta: float, space: float, experts: float, post: f
     }
 
 
-# NVIDIA: 51 rows of one stream on 17 kinds of cards, builds of 2025-26; AMD: 59 rows on 11 kinds, ROCm and
-# Vulkan; Apple: one row each of a delta net and of experts.
+# NVIDIA: 51 rows of one stream on 17 kinds of cards, builds of 2025-26; ROCm: 26 rows on 9 kinds, without
+# Qwen3-Next of December 2025, whose kernels came later; Vulkan: 30 rows on 5 kinds; Apple: one row each of a
+# delta net and of experts.
 _NVIDIA = _launches(latent=1.5, delta=0.9, space=0.6, experts=0.9, post=0.8)
-_AMD = _launches(latent=1.5, delta=2.1, space=1.5, experts=0.9, post=0.8)
+_ROCM = _launches(latent=1.5, delta=2.5, space=1.5, experts=0.9, post=0.75)
+_VULKAN = _launches(latent=1.5, delta=2.0, space=1.7, experts=0.9, post=0.9)
 _APPLE = _launches(latent=1.5, delta=1.5, space=1.0, experts=0.9, post=0.8)
 
 
-def _nvidia(read: float, layer_us: float, flops: float | None) -> CardFigures:
+# BF16: Qwen3.6 35B on a Radeon 8060S, three depths of either back end; its Vulkan driver lacks bf16 products
+_ROCM_PROMPTS = {"BF16": 0.42}
+_VULKAN_READS = {"BF16": 0.34}
+# unpacking K quantisations: Qwen3 30B-A3B, Gemma 3 4B and Nemotron 3 Nano on an R9700, against Q4_0 and MXFP4
+_VULKAN_PROMPTS = {"BF16": 0.2, "Q3_K": 0.68, "Q4_K": 0.68, "Q5_K": 0.68, "Q6_K": 0.68}
+
+
+def _nvidia(read: float, layer_us: float, flops: float | None, *, wide: float = 1.0) -> CardFigures:
     return CardFigures(
         read_share=read, layer_overhead_s=layer_us * 1e-6, flops_per_byte=flops, launches=_NVIDIA,
-        cache_share=0.8, attention_share=0.9,
+        # depths of 16k and 32k on a GB10 (gpt-oss-20b, 30B-A3B, 7B) and an RTX 5080
+        cache_share=0.8, attention_share=1.1, softmax_size=96.0, wide_share=wide, sharing_power=0.0,
+        # 4096 against 512 tokens of Llama 3 8B on RTX 3070 to 4090, A6000 and L40S, 2024: 5.3 to 6.2 passes
+        plain_cache_share=0.35, score_passes=5.7,
         # n = 2 to 32 on a GB10 (gpt-oss-20b, 30B-A3B, 7B), a Tesla P40 and an RTX 3090 (DeepSeek V2 Lite)
         row_share=0.4, more_rows_share=0.95,
         expert_rows_share=0.65, expert_rows_s=85e-6, latent_rows_s=130e-6,
@@ -79,31 +109,43 @@ def _nvidia(read: float, layer_us: float, flops: float | None) -> CardFigures:
     )  # fmt: skip
 
 
-def _amd(read: float, layer_us: float, flops: float) -> CardFigures:
+def _rocm(read: float, layer_us: float, flops: float, attention: float) -> CardFigures:
     return CardFigures(
-        read_share=read, layer_overhead_s=layer_us * 1e-6, flops_per_byte=flops, launches=_AMD,
-        # depths of 16k to 64k on Radeon 8060S and R9700, ROCm and Vulkan: 0.4 to 0.8 and 0.15 to 0.7
-        cache_share=0.63, attention_share=0.24,
+        read_share=read, layer_overhead_s=layer_us * 1e-6, flops_per_byte=flops, launches=_ROCM,
+        # depths of 16k to 64k on Radeon 8060S and R9700, with 1, 2 and 8 query heads for each of K and V
+        cache_share=0.6, attention_share=attention, softmax_size=0.0, wide_share=1.0, sharing_power=0.4,
+        plain_cache_share=0.35, score_passes=5.7,  # as NVIDIA's
         row_share=0.4, more_rows_share=0.4, expert_rows_share=0.65, expert_rows_s=85e-6, latent_rows_s=130e-6,
         # pp of gpt-oss, Qwen3 MoE; hybrids (Qwen3.6 35B, Nemotron 3 Nano)
-        expert_prompt_share=0.58, expert_half_rows=15.0, half_rows=0.0, state_reuse=1.4,
-        prompt_types={"BF16": 0.45},  # Qwen3.6 35B BF16 on a Radeon 8060S, three depths
+        expert_prompt_share=0.6, expert_half_rows=15.0, half_rows=0.0, state_reuse=1.35,
+        prompt_types=_ROCM_PROMPTS,
+    )  # fmt: skip
+
+
+def _vulkan(read: float, layer_us: float, flops: float, attention: float = 0.24) -> CardFigures:
+    return replace(
+        _rocm(read, layer_us, flops, attention), launches=_VULKAN,
+        # depths of 16k to 64k on Radeon 8060S and R9700, with heads of 64 to 256
+        cache_share=0.75, softmax_size=96.0, sharing_power=0.0, expert_prompt_share=0.58,
+        read_types=_VULKAN_READS, prompt_types=_VULKAN_PROMPTS,
     )  # fmt: skip
 
 
 def _apple(read: float, layer_us: float, flops: float) -> CardFigures:
     return CardFigures(
         read_share=read, layer_overhead_s=layer_us * 1e-6, flops_per_byte=flops, launches=_APPLE,
-        cache_share=0.9, attention_share=1.0,
+        cache_share=0.9, attention_share=1.0, softmax_size=0.0, wide_share=1.0, sharing_power=0.0,
+        plain_cache_share=0.5, score_passes=1.0,  # 4096 against 512 tokens on an M2 Ultra, 2024
         row_share=0.4, more_rows_share=0.4, expert_rows_share=1.0, expert_rows_s=0.0, latent_rows_s=0.0,
-        expert_prompt_share=0.53, expert_half_rows=21.0, half_rows=0.0, state_reuse=4.0,
+        expert_prompt_share=0.8, expert_half_rows=10.0,  # one row: Qwen3.6 35B on an M4 Pro
+        half_rows=0.0, state_reuse=4.0,
     )  # fmt: skip
 
 
 _FIGURES = {
     ChipGeneration.PASCAL: _nvidia(0.87, 60, 38),  # Tesla P40
     ChipGeneration.PASCAL_HBM: _nvidia(0.6, 80, 25),  # none: as Volta's neighbour
-    ChipGeneration.VOLTA: _nvidia(0.78, 95, 40),  # V100: 7B Q4_0, 27B Q4_K_M, DeepSeek V2 Lite
+    ChipGeneration.VOLTA: _nvidia(0.78, 95, 40, wide=0.3),  # V100: 7B, 27B, DeepSeek V2 Lite (pp at 32k)
     ChipGeneration.TURING: _nvidia(0.9, 80, 56),  # Quadro RTX 6000 and 8000, RTX 2080
     ChipGeneration.AMPERE_HBM: _nvidia(0.56, 45, 49),  # A30; A100 of 2024 without CUDA graphs (90 us)
     ChipGeneration.AMPERE: _nvidia(0.9, 56, 75),  # RTX 3060 to 3090 Ti, A5000, A6000
@@ -112,29 +154,36 @@ _FIGURES = {
     ChipGeneration.BLACKWELL_HBM: _nvidia(0.56, 40, 62),  # none: as Hopper
     ChipGeneration.BLACKWELL: _nvidia(0.89, 38, 115),  # RTX 5060 Ti to 5090, RTX PRO 4000 and 6000
     ChipGeneration.GB10: _nvidia(0.85, 32, 130),  # GB10: gpt-oss, 30B-A3B, 7B at depths up to 32k
-    ChipGeneration.VEGA: _amd(0.6, 110, 16),  # MI50
-    ChipGeneration.CDNA: _amd(0.6, 110, 31),  # MI100
-    ChipGeneration.CDNA3: _amd(0.6, 110, 40),  # none: as CDNA, with its operations guessed
-    ChipGeneration.RDNA2: _amd(0.85, 80, 46),  # RX 6800 XT, W6800
-    ChipGeneration.RDNA3: _amd(0.9, 72, 48),  # RX 7600, 7900 XTX, W7800
-    ChipGeneration.RDNA3_5: _amd(0.9, 68, 78),  # Radeon 8060S
-    # RX 9070, 9070 XT, R9700: 95 with ROCm and Vulkan of 2026, 48 with Vulkan of 2025
-    ChipGeneration.RDNA4: _amd(0.92, 92, 62),
-    ChipGeneration.ARC: _amd(0.8, 100, 18),  # none: B580 by a published ratio
+    ChipGeneration.VEGA: _rocm(0.58, 110, 14.5, 0.24),  # MI50
+    ChipGeneration.CDNA: _rocm(0.58, 110, 32, 0.24),  # MI100
+    ChipGeneration.CDNA3: _rocm(0.58, 110, 40, 0.24),  # none: as CDNA, with its operations guessed
+    ChipGeneration.RDNA2: _rocm(0.75, 85, 48, 0.24),  # W6800
+    ChipGeneration.RDNA3: _rocm(0.93, 79, 50, 0.24),  # RX 7900 XTX, W7800
+    ChipGeneration.RDNA3_5: _rocm(0.87, 68, 82, 0.4),  # Radeon 8060S
+    ChipGeneration.RDNA4: _rocm(0.92, 84, 95, 0.14),  # RX 9070, 9070 XT, R9700
+    ChipGeneration.ARC: _vulkan(0.8, 100, 18),  # none: B580 by a published ratio
     ChipGeneration.APPLE: _apple(0.86, 120, 21),  # M1 to M4, Pro and Max
     ChipGeneration.APPLE_ULTRA: _apple(0.72, 120, 21),  # M1 to M3 Ultra
 }
+_ON_VULKAN = {
+    ChipGeneration.RDNA2: _vulkan(0.92, 75, 46),  # RX 6800 XT
+    ChipGeneration.RDNA3: _vulkan(0.93, 60, 48),  # RX 7600, 7900 XTX
+    ChipGeneration.RDNA3_5: _vulkan(0.92, 68, 78),  # Radeon 8060S
+    ChipGeneration.RDNA4: _vulkan(0.94, 95, 56, 0.26),  # R9700
+}
 _UNKNOWN = {
     DeviceKind.CUDA: _nvidia(0.9, 60, None),
-    DeviceKind.ROCM: _amd(0.85, 90, 40),
-    DeviceKind.VULKAN: _amd(0.8, 90, 40),
-    DeviceKind.SYCL: _amd(0.8, 100, 40),
+    DeviceKind.ROCM: _rocm(0.85, 90, 40, 0.2),
+    DeviceKind.VULKAN: _vulkan(0.8, 90, 40),
+    DeviceKind.SYCL: _vulkan(0.8, 100, 40),
     DeviceKind.METAL: _apple(0.86, 120, 21),
 }
 PLAIN = CardFigures(
-    read_share=1.0, layer_overhead_s=0.0, flops_per_byte=None, launches=_NVIDIA, cache_share=1.0,
+    read_share=1.0, layer_overhead_s=0.0, flops_per_byte=None, launches=_NVIDIA,
+    cache_share=1.0, plain_cache_share=1.0, score_passes=0.0,
     row_share=0.25, more_rows_share=0.25, expert_rows_share=1.0, expert_rows_s=0.0, latent_rows_s=0.0,
-    expert_prompt_share=1.0, expert_half_rows=0.0, half_rows=0.0, attention_share=1.0, state_reuse=1.0,
+    expert_prompt_share=1.0, expert_half_rows=0.0, half_rows=0.0,
+    attention_share=1.0, softmax_size=0.0, wide_share=1.0, sharing_power=0.0, state_reuse=1.0,
 )  # fmt: skip
 """For processors and RPC workers: kernels as they are measured."""
 
@@ -144,4 +193,27 @@ def figures_of(device: Device) -> CardFigures:
     if device.kind is DeviceKind.RPC:
         return PLAIN
     generation = generation_of(device)
-    return _UNKNOWN[device.kind] if generation is None else _FIGURES[generation]
+    if generation is None:
+        return _UNKNOWN[device.kind]
+    own, on_vulkan = _FIGURES[generation], _ON_VULKAN.get(generation)
+    if on_vulkan is None:
+        return own
+    if device.other_kind is DeviceKind.VULKAN:
+        return _BETWEEN[generation]
+    return on_vulkan if device.kind is DeviceKind.VULKAN else own
+
+
+def _between(one: CardFigures, other: CardFigures) -> CardFigures:
+    """The geometric means of figures of two back ends; read_types, which depend on drivers, are `one`'s."""
+
+    def middle(a: object, b: object) -> object:
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            return {key: math.sqrt(a.get(key, 1.0) * b.get(key, 1.0)) for key in {**a, **b}}
+        return math.sqrt(a * b) if isinstance(a, int | float) and isinstance(b, int | float) else a
+
+    names = [each.name for each in fields(CardFigures)]
+    means: dict[str, Any] = {name: middle(getattr(one, name), getattr(other, name)) for name in names}
+    return CardFigures(**means | {"read_types": one.read_types})
+
+
+_BETWEEN = {generation: _between(_FIGURES[generation], each) for generation, each in _ON_VULKAN.items()}

@@ -65,7 +65,7 @@ def generation_of(device: Device) -> ChipGeneration | None:
     """The generation of a device's chip; None if it is unknown, as an RPC worker's is."""
     if device.kind is DeviceKind.RPC:
         return None
-    if device.kind is DeviceKind.CUDA:
+    if device.kind is DeviceKind.CUDA or device.compute_capability is not None:
         capability = device.compute_capability or ""
         return _BY_CAPABILITY.get(capability) or _BY_CAPABILITY.get(capability.partition(".")[0])
     return _by_name(device.name.lower()) or (

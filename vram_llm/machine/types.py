@@ -105,6 +105,7 @@ class Device:
     compute_capability: str | None = None  # "8.6"
     driver_version: str | None = None
     what_if: bool = False  # whether it is planned for without being in this machine
+    other_kind: DeviceKind | None = None  # the back end that may drive it as well; a description says neither
     companion_bytes: int = 0  # of the planned model's companions on this device
     speed: Speed | None = None  # measured by `calibrate`, or estimated; None: plans assume one
     link: Link | None = None  # to the host; None: unknown

@@ -1,7 +1,7 @@
 """Parse descriptions of what-if rigs: cards to plan for that are not in the machine, and their host.
 
 rig  = [spec {"+" spec}] ["on" HOST]
-spec = [COUNT "x"] (NAME [SIZE] | SIZE) {"@" (SIZE | BANDWIDTH | SLOT)}
+spec = [COUNT "x"] (NAME [SIZE] | SIZE) {"@" (SIZE | BANDWIDTH | SLOT | BACKEND)}
 slot = ["PCIe" GENERATION] ["x" LANES]
 
 "RTX 4080 Laptop"              a card of the catalog
@@ -10,6 +10,7 @@ slot = ["PCIe" GENERATION] ["x" LANES]
 "24GB"                         a CUDA card of that size with unknown bandwidth
 "2x24GB@1008GB/s"              two such cards with a bandwidth
 "RTX 3090 @ PCIe 3 x4"         a card in such a slot; the default is PCIe 4 with 16 lanes
+"RX 7900 XTX @ Vulkan"         a card driven by llama.cpp's Vulkan back end, in place of its maker's
 "RTX 3090 on 64GiB DDR4-3200"  a card in another computer (what_if_host.py)
 "DGX Spark", "M4 Max 64GB"     a computer whose graphics use its memory
 
@@ -59,6 +60,20 @@ _BUFFERS = {
     DeviceKind.METAL: (32, 0),
 }
 _OTHER_BUFFERS = (128, 0)
+_BACKEND_NAMES = {
+    DeviceKind.CUDA: "CUDA",
+    DeviceKind.ROCM: "ROCm",
+    DeviceKind.VULKAN: "Vulkan",
+    DeviceKind.SYCL: "SYCL",
+    DeviceKind.METAL: "Metal",
+}
+_BACKENDS = {name.lower(): kind for kind, name in _BACKEND_NAMES.items()}
+_MAKERS_BACKENDS = {
+    "NVIDIA": (DeviceKind.CUDA, DeviceKind.VULKAN),
+    "AMD": (DeviceKind.ROCM, DeviceKind.VULKAN),
+    "Intel": (DeviceKind.SYCL, DeviceKind.VULKAN),
+    "Apple": (DeviceKind.METAL,),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,6 +97,7 @@ class _CardSpec:
     bandwidth_bytes_per_s: float | None
     generation: int | None  # of the slot
     lanes: int | None  # of the slot
+    backend: DeviceKind | None
 
     @property
     def is_unified(self) -> bool:
@@ -170,7 +186,8 @@ def _devices(spec: _CardSpec, generation: int, host: WhatIfHost | None) -> tuple
     device = Device(
         id="GPU0",
         name=_device_name(card, memory_bytes),
-        kind=card.kind if card else DeviceKind.CUDA,
+        kind=_kind(spec),
+        other_kind=_other_kind(spec),
         total_bytes=memory_bytes,
         free_bytes=memory_bytes,
         memory_source=memory_source,
@@ -191,7 +208,8 @@ def _integrated_graphics(spec: _CardSpec, host: Host) -> Device:
         Device(
             id="GPU0",
             name=card.name,
-            kind=card.kind,
+            kind=_kind(spec),
+            other_kind=_other_kind(spec),
             total_bytes=max_bytes,
             free_bytes=min(max_bytes, host.available_bytes),
             memory_source=Source.CATALOG if host.total_bytes == card.memory_bytes else Source.GIVEN,
@@ -201,6 +219,16 @@ def _integrated_graphics(spec: _CardSpec, host: Host) -> Device:
             shares_host_memory=True,
         )
     )
+
+
+def _kind(spec: _CardSpec) -> DeviceKind:
+    own = spec.card.kind if spec.card else DeviceKind.CUDA
+    return spec.backend or own
+
+
+def _other_kind(spec: _CardSpec) -> DeviceKind | None:
+    """ROCm's cards are driven by Vulkan as often."""
+    return DeviceKind.VULKAN if spec.backend is None and _kind(spec) is DeviceKind.ROCM else None
 
 
 def _with_buffers(device: Device) -> Device:
@@ -275,7 +303,7 @@ def _parse_spec(spec: str) -> _CardSpec:
         )
     name, *after_at = (part.strip() for part in spec.split("@"))
     count, name = _parse_count(spec, name)
-    memory_bytes, bandwidth, slot = None, None, None
+    memory_bytes, bandwidth, slot, backend = None, None, None, None
     if _SIZE.fullmatch(name):
         memory_bytes = _parse_size(spec, name)
     for part in after_at:
@@ -285,15 +313,18 @@ def _parse_spec(spec: str) -> _CardSpec:
             memory_bytes = _parse_size(spec, part)
         elif (match := _SLOT.fullmatch(part)) is not None and part and slot is None:
             slot = match
+        elif part.lower() in _BACKENDS and backend is None:
+            backend = _BACKENDS[part.lower()]
         else:
             raise UnknownDevice(
-                f"{spec!r}: {part!r} after @ is neither one memory size, one bandwidth nor one slot; "
-                f"write it like {catalog.FREE_FORM} or RTX 3090@PCIe 4 x8."
+                f"{spec!r}: {part!r} after @ is neither one memory size, one bandwidth, one slot nor one "
+                f"back end; write it like {catalog.FREE_FORM}, RTX 3090@PCIe 4 x8 or RX 7900 XTX@Vulkan."
             )
     card = None
     if not _SIZE.fullmatch(name):
         card, size_in_name = _find_card(spec, name, memory_bytes)
         memory_bytes = memory_bytes or size_in_name
+    _check_backend(spec, card, backend)
     generation, lanes = (None, None) if slot is None else slot.groups()
     return _CardSpec(
         text=name,
@@ -303,7 +334,17 @@ def _parse_spec(spec: str) -> _CardSpec:
         bandwidth_bytes_per_s=bandwidth,
         generation=_parse_slot_number(spec, generation, 6),
         lanes=_parse_slot_number(spec, lanes, 16),
+        backend=backend,
     )
+
+
+def _check_backend(spec: str, card: catalog.Card | None, backend: DeviceKind | None) -> None:
+    """Raises UnknownDevice if llama.cpp does not drive the card by this back end."""
+    maker = "NVIDIA" if card is None else next((name for name in _MAKERS_BACKENDS if name in card.name), "")
+    allowed = _MAKERS_BACKENDS.get(maker)
+    if backend is not None and allowed is not None and backend not in allowed:
+        names = " or ".join(_BACKEND_NAMES[kind] for kind in allowed)
+        raise UnknownDevice(f"{spec!r}: llama.cpp drives cards of {maker} by {names}.")
 
 
 def _parse_slot_number(spec: str, digits: str | None, limit: int) -> int | None:

@@ -5,6 +5,8 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES, row_bytes
 from vram_llm.planner.types import Context
 
+_F32 = 4
+
 
 def cache_bytes(profile: ModelProfile, context: Context, layer: Layer, depth: int) -> int:
     """Bytes of a layer's K and V of `depth` tokens, at most those of its window."""
@@ -18,6 +20,11 @@ def attention_flops(profile: ModelProfile, layer: Layer, depth: int) -> int:
     if not layer.n_embd_k_gqa:
         return 0
     return 2 * profile.n_head * (profile.head_k + profile.head_v) * _seen(profile, layer, depth)
+
+
+def score_bytes(profile: ModelProfile, layer: Layer, depth: int) -> int:
+    """Bytes of one row's scores over `depth` tokens, which are stored without flash attention."""
+    return _F32 * profile.n_head * _seen(profile, layer, depth) if layer.n_embd_k_gqa else 0
 
 
 def _seen(profile: ModelProfile, layer: Layer, depth: int) -> int:

@@ -9,10 +9,9 @@ from vram_llm.machine.assumed_speed import offload_link
 from vram_llm.machine.types import Device, Machine
 from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.profile import ModelProfile
-from vram_llm.model.quants import KV_TYPES
-from vram_llm.planner.attention_size import attention_flops, cache_bytes
+from vram_llm.planner.attention_size import cache_bytes
+from vram_llm.planner.attention_times import AttentionTimes
 from vram_llm.planner.layer_times import PlaceTimes
-from vram_llm.planner.memory.flash_attention import uses_flash_attention
 from vram_llm.planner.types import Context
 
 
@@ -24,18 +23,16 @@ class HostCacheCost:
         self._times = {device.id: PlaceTimes(device) for device in machine.devices}
         self._devices: dict[str, Device] = {device.id: device for device in machine.devices}
         self._host = PlaceTimes(machine.host)
-        kinds = {device.kind for device in machine.devices}
-        self._is_copied = not context.kv_offload and uses_flash_attention(profile, context, kinds)
-        self._quantized = any(KV_TYPES[name].is_quantized for name in (context.kv_type_k, context.kv_type_v))
+        self._attention = AttentionTimes(profile, context, {device.kind for device in machine.devices})
+        self._is_copied = not context.kv_offload and self._attention.is_flash
 
     def decode_s(self, device_id: str, layer: Layer, rows: int, depth: int) -> float:
         """Seconds added to a decode step of `rows` streams."""
         if self._context.kv_offload or device_id not in self._devices:
             return 0.0
         n_bytes = rows * cache_bytes(self._profile, self._context, layer, depth)
-        flops = rows * attention_flops(self._profile, layer, depth)
         own_s, host_s = (
-            place.attention_s(flops, n_bytes, quantized=self._quantized)
+            self._attention.decode_s(place, layer, rows, depth)
             for place in (self._times[device_id], self._host)
         )
         return self._added_s(device_id, own_s, host_s, n_bytes, rows * layer.recurrent_state_bytes)
@@ -45,9 +42,8 @@ class HostCacheCost:
         if self._context.kv_offload or device_id not in self._devices:
             return 0.0
         n_bytes = cache_bytes(self._profile, self._context, layer, depth)
-        flops = rows * attention_flops(self._profile, layer, depth)
         own_s, host_s = (
-            place.prompt_attention_s(flops, quantized=self._quantized)
+            self._attention.prompt_s(place, layer, rows, depth)
             for place in (self._times[device_id], self._host)
         )
         return self._added_s(device_id, own_s, host_s, n_bytes, layer.recurrent_state_bytes)

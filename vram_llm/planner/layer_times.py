@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vram_llm.machine.card_figures import PLAIN, Part, figures_of
 from vram_llm.machine.types import Device, DeviceKind, Host, Speed
@@ -12,6 +13,14 @@ from vram_llm.model.tensors import Role, Tensor
 
 _SHARING = 0.5  # n tokens choose as many experts as n^0.5 independent ones
 _QUANTIZED_SHARE = 0.15  # of a processor's attention over an f16 cache
+
+
+class Heads(NamedTuple):
+    """The heads of a model's attention."""
+
+    size: int  # elements of a head's K, or V if that is smaller
+    per_kv: int  # query heads of one head of K and V
+
 
 _VECTOR_ROWS = 8  # rows of a step that llama.cpp's vector kernels compute (MMVQ_MAX_BATCH_SIZE)
 
@@ -155,12 +164,16 @@ class PlaceTimes:
             for part in weights
         )
 
-    def attention_s(self, flops: float, cache_bytes: float, *, quantized: bool) -> float:
+    def attention_s(self, flops: float, cache_bytes: float, *, quantized: bool, is_flash: bool) -> float:
         """Seconds of decode rows over their caches: reading, or a processor's arithmetic."""
         read_s = cache_bytes / self.speed.read_bytes_per_s.value
         if self.kind is None:
             return max(read_s, self._attention_s(flops, quantized))
-        return read_s / self._figures.cache_share
+        return read_s / (self._figures.cache_share if is_flash else self._figures.plain_cache_share)
+
+    def scores_s(self, n_bytes: float) -> float:
+        """Seconds of a micro-batch for scores that are stored: on a card, its passes over them."""
+        return n_bytes * self._figures.score_passes / self.speed.read_bytes_per_s.value
 
     def state_s(self, n_bytes: float) -> float:
         """Seconds to read and to write recurrent states."""
@@ -170,9 +183,10 @@ class PlaceTimes:
         """Seconds of a micro-batch for recurrent states, which each token reads and writes."""
         return rows * self.state_s(n_bytes) / self._figures.state_reuse
 
-    def prompt_attention_s(self, flops: float, *, quantized: bool) -> float:
+    def prompt_attention_s(self, flops: float, heads: Heads, *, quantized: bool) -> float:
         """Seconds of a micro-batch's attention."""
-        return self._attention_s(flops, quantized) / self._figures.attention_share
+        seconds = self._attention_s(flops, quantized)
+        return seconds if self.kind is None else seconds / self._figures.attention_rate(*heads)
 
     def _attention_s(self, flops: float, quantized: bool) -> float:
         rate = self.speed.attention_flops_per_s
@@ -184,7 +198,8 @@ class PlaceTimes:
     def _read_bytes_per_s(self, part: Weights) -> float:
         of_type = self._types.get(part.type)
         rate = self.speed.read_bytes_per_s if of_type is None else of_type.read_bytes_per_s
-        return rate.value * (self._expert_read_share if part.are_experts else 1.0)
+        share = self._figures.read_types.get(part.type, 1.0)
+        return rate.value * share * (self._expert_read_share if part.are_experts else 1.0)
 
     def _row_flops_per_s(self, part: Weights) -> float:
         of_type = self._types.get(part.type)

@@ -30,7 +30,8 @@ each row's attention over D earlier tokens:
 
     stage     step overhead + L * layer overhead + m * n_embd * 4 / link, twice
               + for each type max(bytes / read rate, m * flops / prompt rate), of the experts that are used
-              + m * 2 * heads * (head size of K + of V) * D / attention's rate, for each layer with attention
+              + m * 2 * heads * (head size of K + of V) * D / attention's rate, for each layer with attention;
+              without flash attention also passes * m * heads * D * 4 / read rate: the scores are stored
               + m * recurrent states, read and written / a multiple of the read rate
 
 On cards, the prompt rate grows with the rows of a product: a = m rows of dense weights run at a / (a + half)
@@ -65,9 +66,8 @@ from vram_llm.machine.assumed_speed import offload_link, with_assumed_speeds
 from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Machine, Source, Speed
 from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.profile import ModelProfile
-from vram_llm.model.quants import KV_TYPES
 from vram_llm.model.tensors import Role, Tensor
-from vram_llm.planner.attention_size import attention_flops, cache_bytes
+from vram_llm.planner.attention_times import AttentionTimes
 from vram_llm.planner.host_cache_cost import HostCacheCost
 from vram_llm.planner.layer_times import (
     PlaceTimes,
@@ -78,7 +78,7 @@ from vram_llm.planner.layer_times import (
     weights_of,
 )
 from vram_llm.planner.memory.moved_weights import MovedPart, moved_by_layer
-from vram_llm.planner.speed_error import STREAMS_ERROR, device_error, mean_error, range_around
+from vram_llm.planner.speed_error import device_error, mean_error, of_streams, range_around
 from vram_llm.planner.types import HOST, Context, DeviceTime, Objective, Placement, SpeedEstimate, Workload
 
 _F32 = 4
@@ -120,7 +120,7 @@ class Predictor:
         self._weights, self._parts = kernels_of(profile.layers)
         self._output = weights_of(output_tensors(profile))
         self._host_cache = HostCacheCost(profile, context, machine)
-        self._quantized = any(KV_TYPES[name].is_quantized for name in (context.kv_type_k, context.kv_type_v))
+        self._attention = AttentionTimes(profile, context, {device.kind for device in machine.devices})
         self._decode_costs: dict[tuple[str, int], RunCosts] = {}
         self._stage_layers: dict[tuple[str, int, str | None], list[float]] = {}
 
@@ -135,7 +135,7 @@ class Predictor:
         decode_errors = {place: error.decode for place, error in self._errors.items()}
         prompt_errors = {place: error.prompt for place, error in self._errors.items()}
         decode_error = mean_error(step, decode_errors)
-        streams_error = math.hypot(decode_error, STREAMS_ERROR) if self.streams > 1 else decode_error
+        streams_error = of_streams(decode_error) if self.streams > 1 else decode_error
         basis = _least_trusted([f for s in speeds for f in (s.read_bytes_per_s, s.layer_overhead_s)])
         return SpeedEstimate(
             basis=basis,
@@ -152,7 +152,7 @@ class Predictor:
             prompt_stage_s=max(stages.values()),
             prompt_basis=_least_trusted([speed.prompt_flops_per_s for speed in speeds]),
             devices=tuple(
-                DeviceTime(id=place, seconds=seconds, share=seconds / total, error=decode_errors[place])
+                DeviceTime(id=place, seconds=seconds, share=seconds / total, error=decode_errors[place].mean)
                 for place, seconds in step.items()
             ),
             tokens_per_s_range=range_around(1 / total, decode_error),
@@ -179,11 +179,7 @@ class Predictor:
             else times.overhead_s(parts)
             + times.rows_s(parts, rows)
             + times.decode_s(weights, rows)
-            + times.attention_s(
-                rows * attention_flops(self._profile, layer, self.depth),
-                rows * cache_bytes(self._profile, self._context, layer, self.depth),
-                quantized=self._quantized,
-            )
+            + self._attention.decode_s(times, layer, rows, self.depth)
             + times.state_s(rows * layer.recurrent_state_bytes)
             + self._host_cache.decode_s(device_id, layer, rows, self.depth)
             for layer, weights, parts in zip(self._profile.layers, self._weights, self._parts, strict=True)
@@ -207,9 +203,7 @@ class Predictor:
             0.0
             if layer.is_draft
             else seconds
-            + computes.prompt_attention_s(
-                rows * attention_flops(self._profile, layer, depth), quantized=self._quantized
-            )
+            + self._attention.prompt_s(computes, layer, rows, depth)
             + self._host_cache.prompt_s(device_id, layer, rows, depth)
             for layer, seconds in zip(
                 self._profile.layers, self._without_attention(device_id, rows, on_card), strict=True

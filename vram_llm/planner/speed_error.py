@@ -1,9 +1,10 @@
 """How far predictions may be off: ranges that hold nine of ten measurements.
 
-An error is |ln(measured / predicted)|. A device's is the 90 % quantile of the published measurements of its
-generation, pooled with its maker's where they are few (docs/predictions.md), or that of calibrated devices if
-its speed is measured. A plan's is the mean of its devices', by their shares of the time: errors of one
-computer's devices may all point the same way.
+An error is ln(measured / predicted). A device's are the 5 % and 95 % quantiles of the published measurements
+of its generation and back end, pooled with its maker's where they are few (docs/predictions.md), or those of
+calibrated devices if its speed is measured. Predictions are for today's builds; the lower side counts builds
+since 2024. A plan's error is the mean of its devices', by their shares of the time: errors of one computer's
+devices may all point the same way.
 
 Two plans of one model on one computer share most of their error: a card that reads 10 % more slowly than
 predicted does so in both. Of device i's error only the part counts by which its shares of the two times
@@ -25,39 +26,62 @@ PAIR_ERROR = 0.03
 STREAMS_ERROR = 0.07  # more, for several streams
 
 
+class Width(NamedTuple):
+    """How far below and above a prediction measurements are, as logarithms."""
+
+    low: float
+    high: float
+
+    @property
+    def mean(self) -> float:
+        """The error if both sides were alike."""
+        return (self.low + self.high) / 2
+
+
 class SpeedError(NamedTuple):
     """Errors of one device's times."""
 
-    decode: float
-    prompt: float
+    decode: Width
+    prompt: Width
 
 
-_NEW_NVIDIA = SpeedError(0.09, 0.29)
-_OLD_NVIDIA = SpeedError(0.30, 0.45)
-_AMD = SpeedError(0.36, 0.60)
+def _error(decode: tuple[float, float], prompt: tuple[float, float]) -> SpeedError:
+    return SpeedError(Width(*decode), Width(*prompt))
+
+
+def _even(decode: float, prompt: float) -> SpeedError:
+    return _error((decode, decode), (prompt, prompt))
+
+
+# The lower sides of cards of 2024 and before hold builds of 2024, which lacked CUDA graphs and later kernels.
+_NEWEST_NVIDIA = _error((0.10, 0.09), (0.25, 0.25))
+_HBM = _error((0.35, 0.20), (0.35, 0.35))
 _ERRORS = {
-    ChipGeneration.ADA: _NEW_NVIDIA,
-    ChipGeneration.AMPERE: SpeedError(0.11, 0.29),
-    ChipGeneration.BLACKWELL: _NEW_NVIDIA,
-    ChipGeneration.GB10: _NEW_NVIDIA,
-    ChipGeneration.PASCAL: _OLD_NVIDIA,
-    ChipGeneration.PASCAL_HBM: SpeedError(0.40, 0.60),
-    ChipGeneration.VOLTA: SpeedError(0.40, 0.53),
-    ChipGeneration.TURING: _OLD_NVIDIA,
-    ChipGeneration.AMPERE_HBM: SpeedError(0.34, 0.40),
-    ChipGeneration.HOPPER: SpeedError(0.34, 0.40),
-    ChipGeneration.BLACKWELL_HBM: SpeedError(0.40, 0.60),
-    ChipGeneration.RDNA3_5: SpeedError(0.40, 0.62),
-    ChipGeneration.APPLE: SpeedError(0.13, 0.50),
-    ChipGeneration.APPLE_ULTRA: SpeedError(0.20, 0.50),
+    ChipGeneration.BLACKWELL: _NEWEST_NVIDIA,
+    ChipGeneration.GB10: _NEWEST_NVIDIA,
+    ChipGeneration.ADA: _error((0.17, 0.08), (0.50, 0.15)),
+    ChipGeneration.AMPERE: _error((0.18, 0.08), (0.50, 0.20)),
+    ChipGeneration.AMPERE_HBM: _HBM,
+    ChipGeneration.HOPPER: _HBM,
+    ChipGeneration.PASCAL: _error((0.20, 0.20), (0.45, 0.30)),
+    ChipGeneration.TURING: _error((0.20, 0.20), (0.45, 0.30)),
+    ChipGeneration.VOLTA: _error((0.45, 0.20), (0.45, 0.30)),
+    ChipGeneration.RDNA3: _error((0.25, 0.20), (0.45, 0.25)),
+    ChipGeneration.RDNA3_5: _error((0.22, 0.17), (0.40, 0.27)),
+    ChipGeneration.RDNA4: _error((0.30, 0.16), (0.45, 0.27)),
+    ChipGeneration.APPLE: _error((0.20, 0.15), (0.60, 0.45)),
+    ChipGeneration.APPLE_ULTRA: _even(0.25, 0.45),
 }
-_UNKNOWN = SpeedError(0.40, 0.70)
-_CALIBRATED = SpeedError(0.13, 0.25)
-_ASSUMED = SpeedError(0.90, 1.20)
+_OLD_AMD = _error((0.30, 0.22), (0.50, 0.35))
+_EITHER_BACKEND = _error((0.38, 0.26), (0.65, 0.43))  # ROCm or Vulkan
+_NVIDIA_ON_VULKAN = _error((0.25, 0.20), (0.45, 0.30))  # one row, by CUDA's figures: the older cards' error
+_UNKNOWN = _error((0.50, 0.30), (0.90, 0.50))
+_CALIBRATED = _even(0.13, 0.25)
+_ASSUMED = _even(0.90, 1.20)
 _HOST = {
     Source.MEASURED: _CALIBRATED,
-    Source.ESTIMATED: SpeedError(0.20, 0.50),
-    Source.ASSUMED: SpeedError(0.50, 0.90),
+    Source.ESTIMATED: _even(0.20, 0.50),
+    Source.ASSUMED: _even(0.50, 0.90),
 }
 
 
@@ -74,18 +98,29 @@ def device_error(place: Device | Host) -> SpeedError:
     generation = generation_of(place)
     if generation is None:
         return _UNKNOWN
-    return _ERRORS.get(generation, _UNKNOWN if place.kind is DeviceKind.CUDA else _AMD)
+    if place.other_kind is not None:
+        return _EITHER_BACKEND
+    if place.kind is DeviceKind.VULKAN and place.compute_capability is not None:
+        return _NVIDIA_ON_VULKAN
+    return _ERRORS.get(generation, _UNKNOWN if place.kind is DeviceKind.CUDA else _OLD_AMD)
 
 
-def mean_error(seconds: Mapping[str, float], errors: Mapping[str, float]) -> float:
+def mean_error(seconds: Mapping[str, float], errors: Mapping[str, Width]) -> Width:
     """The error of a sum of devices' times; both by device id."""
     total = sum(seconds.values())
-    return sum(each * errors[place] for place, each in seconds.items()) / total
+    shares = [(each / total, errors[place]) for place, each in seconds.items()]
+    return Width(sum(share * width.low for share, width in shares),
+                 sum(share * width.high for share, width in shares))  # fmt: skip
 
 
-def range_around(tokens_per_s: float, error: float) -> SpeedRange:
+def of_streams(width: Width) -> Width:
+    """The error of a step of several streams."""
+    return Width(math.hypot(width.low, STREAMS_ERROR), math.hypot(width.high, STREAMS_ERROR))
+
+
+def range_around(tokens_per_s: float, width: Width) -> SpeedRange:
     """The range of nine of ten measurements."""
-    return SpeedRange(low=tokens_per_s * math.exp(-error), high=tokens_per_s * math.exp(error))
+    return SpeedRange(low=tokens_per_s * math.exp(-width.low), high=tokens_per_s * math.exp(width.high))
 
 
 def is_certain(one: SpeedEstimate, other: SpeedEstimate) -> bool:
