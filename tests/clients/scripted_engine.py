@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.clients.script import instance, written
 from tests.server.fake_engine import FakeEngine
+from vram_llm.engine.adapters import Adapters
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, GrammarKind, Image, Request, TokenEvent
 from vram_llm.engine.slot_order import SlotDone, SlotOrder
@@ -101,6 +102,8 @@ class ScriptedEngine:
 
     async def embed(self, request: EmbeddingRequest) -> Embedded:
         raise RequestError("the scripted model makes no embeddings")
+
+    adapters: Adapters | None = None
 
     async def order_slot(self, order: SlotOrder) -> SlotDone:
         raise RequestError("the scripted model has no slots")

@@ -13,6 +13,7 @@ from tests.engine.clients import answer
 from tests.engine.harness import EXACT, Start, loaded, make_request, run, tokens_of, write_f32
 from tests.engine.rounding import assert_same
 from tests.patience import soon
+from vram_llm.engine.adapters import Adapters
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import Request, TokenEvent
 from vram_llm.machine.types import Host, Machine
@@ -26,7 +27,8 @@ Load = Callable[..., Loop]
 MakePlan = Callable[..., Plan]
 
 PROMPT = tuple(range(10, 60))
-CHOICES: list[tuple[int, ...] | None] = [None, (), (0,), (1,)]
+FIRST, SECOND = ((0, 1.0),), ((1, 0.5),)  # alone, at the planned scale
+CHOICES: list[Adapters | None] = [None, (), FIRST, SECOND]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def loop(load: Load, loras: tuple[Lora, Lora]) -> Loop:
     return load(*loras)
 
 
-def request(name: str, adapters: tuple[int, ...] | None, **options: Any) -> Request:
+def request(name: str, adapters: Adapters | None, **options: Any) -> Request:
     return make_request(name, **{"prompt": PROMPT, "max_tokens": 12, "adapters": adapters, **options})
 
 
@@ -101,6 +103,39 @@ def test_prefixes_are_shared_among_requests_of_the_same_adapters_only(
             assert events[-1].cached_tokens == n_shared
 
 
+def test_requests_have_scales_of_their_own(load: Load, loras: tuple[Lora, Lora]) -> None:
+    """Four at once, each as if its adapters were loaded alone at these scales; no two share a prefix."""
+    loop = load(*loras, n_ctx=2048, serving=Serving(slots_ram_bytes=2**30))
+    prompt = tuple(10 + i * 7 % 300 for i in range(300))
+    first, second = (Path(lora.path) for lora in loras)
+    scaled: list[Adapters] = [((0, 0.3),), ((0, 0.7),), ((0, -1.5), (1, 0.25)), ((1, 1.0),)]
+    together = run(loop, *(request(str(i), each, prompt=prompt) for i, each in enumerate(scaled)))
+    answers, model = [], loop._model
+    for i, adapters in enumerate(scaled):
+        assert together[str(i)][-1].cached_tokens == 0
+        alone = [Lora(str((first, second)[number]), scale) for number, scale in adapters]
+        answers.append(tokens(run(load(*alone), request("alone", None, prompt=prompt))["alone"]))
+        again = run(loop, request("again", adapters, prompt=prompt))["again"]
+        assert again[-1].cached_tokens == len(prompt) - 1
+        assert tokens(again) == tokens(together[str(i)])
+    for adapters, answer_alone, i in zip(scaled, answers, range(4), strict=True):
+        model.use_adapters(adapters)
+        assert_same(model, prompt, answer_alone, tokens(together[str(i)]))
+    assert len({tuple(each) for each in answers}) == len(scaled)
+
+
+def test_an_adapter_that_is_planned_at_scale_0(load: Load, loras: tuple[Lora, Lora]) -> None:
+    """It is loaded, has room in the compute buffers, and a request may turn it on."""
+    loop = load(Lora(loras[0].path, 0.0))
+    off = tokens(run(loop, request("off", None))["off"])
+    assert off == tokens(run(load(), request("without", None))["without"])
+    held = loop._model.memory_use()
+    on = tokens(run(loop, request("on", FIRST))["on"])
+    assert on == tokens(run(load(loras[0]), request("alone", None))["alone"])
+    assert on != off
+    assert loop._model.memory_use() == held
+
+
 def test_a_sequence_is_preempted_for_one_with_other_adapters(load: Load, loras: tuple[Lora, Lora]) -> None:
     loop = load(*loras, n_ctx=256)
     wanted = [request(str(i), adapters, max_tokens=100) for i, adapters in enumerate(CHOICES)]
@@ -121,7 +156,7 @@ async def test_the_engine_process_reports_their_names(
     assert (await soon(engine.ready())).adapters == ("first", "second", "first-3")
     answers = {
         adapters: tuple(tokens_of(await soon(answer(engine, str(adapters), adapters=adapters))))
-        for adapters in [None, (), (0,), (1,), (2,)]
+        for adapters in [None, (), FIRST, SECOND, ((2, 1.0),)]
     }
-    assert answers[(0,)] == answers[(2,)]
+    assert answers[FIRST] == answers[((2, 1.0),)]
     assert len(set(answers.values())) == 4

@@ -9,6 +9,7 @@ from tests.fleet.speeds import estimate
 from tests.planner.saved import saved_plan
 from tests.server.fake_engine import INFO, FakeEngine
 from vram_llm.engine import wire
+from vram_llm.engine.adapters import Adapters
 from vram_llm.engine.in_flight import RequestsInFlight
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, TokenEvent
@@ -28,6 +29,7 @@ class ScriptedReplica:
         self.state = EngineState.READY
         self.info: ModelInfo | None = INFO
         self.detail = ""
+        self.adapters: Adapters | None = None
         self.warnings: tuple[str, ...] = ()
         self.activity = FakeEngine().activity
         self.stats = EngineStats()

@@ -7,6 +7,7 @@ import numpy as np
 
 from tests.planner.saved import saved_plan
 from vram_llm.engine.activity import EngineActivity
+from vram_llm.engine.adapters import Adapters
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.recent_load import RecentRates
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, TokenEvent
@@ -86,6 +87,7 @@ class FakeEngine:
         self.in_flight: set[str] = set()  # ids that `cancel` finds
         self.asked_to_cancel: list[tuple[str, str | None]] = []
         self.some_cancelled = asyncio.Event()
+        self.adapters: Adapters | None = None
         self.slots: tuple[int, ...] = ()
         self.orders: list[SlotOrder] = []
         self.slot_error: str | None = None

@@ -57,6 +57,8 @@ OPERATIONS = (
     "GET /metrics",
     "GET /slots",
     "POST /slots/{id_slot}",
+    "GET /lora-adapters",
+    "POST /lora-adapters",
 )
 each_operation = pytest.mark.parametrize("operation", OPERATIONS)
 

@@ -83,6 +83,7 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
         "/metrics",
         "/slots",
         "/slots/{id_slot}",
+        "/lora-adapters",
         "/version",
         "/tokenize",
         "/detokenize",

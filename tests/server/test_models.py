@@ -8,6 +8,7 @@ import pytest
 
 from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine
+from vram_llm.engine.adapters import AdapterInfo
 from vram_llm.engine.model_info import EngineState
 from vram_llm.model.pooling import Pooling
 
@@ -72,12 +73,13 @@ async def test_list_for_anthropics_clients(connect: Connect) -> None:
 
 
 async def test_adapters_by_name(connect: Connect, engine: FakeEngine) -> None:
-    engine.info = replace(INFO, adapters=("french", "legal"))
+    files = (AdapterInfo(path="french.gguf"), AdapterInfo(path="legal.gguf", scale=0.5))
+    engine.info = replace(INFO, adapters=("french", "legal"), adapter_files=files)
     client = connect()
     cards = (await client.get("/v1/models")).json()["data"]
     assert [card["id"] for card in cards] == ["tiny", "french", "legal", "tiny:base"]
     assert (await client.get("/v1/models/legal")).status_code == 200
-    asked = {"tiny": None, "": None, "french": (0,), "legal": (1,), "tiny:base": ()}
+    asked = {"tiny": None, "": None, "french": ((0, 1.0),), "legal": ((1, 0.5),), "tiny:base": ()}
     for name in asked:
         reply = (await client.post("/v1/completions", json={"model": name, "prompt": "x"})).json()
         assert reply["model"] == (name or "tiny")
@@ -85,7 +87,7 @@ async def test_adapters_by_name(connect: Connect, engine: FakeEngine) -> None:
     await client.post("/v1/chat/completions", json={"model": "legal", "messages": messages})
     await client.post("/v1/responses", json={"model": "legal", "input": "hi"})
     await client.post("/v1/messages", json={"model": "legal", "messages": messages, "max_tokens": 5})
-    assert [request.adapters for request in engine.requests] == [*asked.values(), (1,), (1,), (1,)]
+    assert [request.adapters for request in engine.requests] == [*asked.values(), *[asked["legal"]] * 3]
     engine.info = INFO
     assert (await connect(strict_model=True).get("/v1/models/legal")).status_code == 404
 

@@ -10,6 +10,7 @@ import msgspec
 
 from vram_llm.engine import wire
 from vram_llm.engine.activity import EngineActivity
+from vram_llm.engine.adapters import Adapters
 from vram_llm.engine.answer_times import AnswerTimes
 from vram_llm.engine.in_flight import HandedOver
 from vram_llm.engine.model_info import EngineState
@@ -71,6 +72,7 @@ class EngineClient(EngineProcess):
         self._times = AnswerTimes(plan.context.parallel)
         self._images_bytes = 0
         self._n_questions = 0
+        self.adapters: Adapters | None = None
         self._slots: tuple[int, ...] = ()  # tokens that each holds while no request runs there
 
     async def drain(self, grace_s: float) -> None:

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from vram_llm.engine.activity import EngineActivity
+from vram_llm.engine.adapters import Adapters
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, Image, Request, TokenEvent
 from vram_llm.engine.slot_order import SlotDone, SlotOrder
@@ -21,6 +22,9 @@ class Engine(Protocol):
     @property
     def info(self) -> ModelInfo | None:
         """None until the model was loaded for the first time."""
+
+    adapters: Adapters | None
+    """LoRA adapters of later requests that name none; None: all, as planned. It may be set."""
 
     @property
     def detail(self) -> str:

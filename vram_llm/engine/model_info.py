@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from vram_llm.engine.adapters import AdapterInfo, Adapters
 from vram_llm.model.fim_tokens import FimTokens
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.estimates import MemoryUse
@@ -41,7 +42,8 @@ class ModelInfo:
     adapters: tuple[str, ...] = ()  # names of its LoRA adapters
     takes_images: bool = False  # it has a projector of images
     takes_audio: bool = False  # it has a projector of sound
-    adapters_used: tuple[int, ...] | None = None  # numbers of the adapters that a request uses; None: all
+    adapter_files: tuple[AdapterInfo, ...] = ()  # the same adapters
+    adapters_used: Adapters | None = None  # of a request; None: all, as planned
     tool_template: str | None = None  # the chat template for requests with tools, if its file has one
     n_embd: int = 0  # numbers in a hidden state
     max_prompt_bytes: int | None = None  # of a text that can fit `n_ctx` tokens; None: unknown

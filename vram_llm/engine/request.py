@@ -5,6 +5,8 @@ from enum import StrEnum
 
 import msgspec
 
+from vram_llm.engine.adapters import Adapters
+
 
 class FinishReason(StrEnum):
     """Why a request ended."""
@@ -145,8 +147,8 @@ class Request:
 
     `prompt` is text (tokenized by the engine, special tokens parsed) or token ids. `add_bos` puts the
     beginning-of-sequence token before a text prompt if the model wants one; off for a chat template that
-    writes its own. `marks` are special tokens that the answer's text shows. `adapters` are the numbers of the
-    plan's LoRA adapters to compute it with; None: all. Requests share computed beginnings within one
+    writes its own. `marks` are special tokens that the answer's text shows. `adapters` are the LoRA
+    adapters to compute it with; None: all, as planned. Requests share computed beginnings within one
     `namespace`, below 2**56. With a `suffix`, the answer fills the gap between prompt and suffix; with an
     `infill`, that between its prefix and suffix, after the prompt. `images`,
     in the order of `at`, stand in a text prompt. The answer ends with a token of `stop_token_ids`, which is
@@ -179,7 +181,7 @@ class Request:
     reasoning_budget: ReasoningBudget | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
-    adapters: tuple[int, ...] | None = None
+    adapters: Adapters | None = None
     namespace: int = 0
     suffix: str | None = None
     infill: Infill | None = None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vram_llm.engine.adapters import Adapters
 from vram_llm.engine.bucket_counts import BucketCounts, bounds_1_2_5
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Request, TokenEvent
 
@@ -42,7 +43,7 @@ class RequestSnapshot:
     cached_tokens: int | None
     generated_tokens: int
     max_tokens: int | None  # None: to the end of the context
-    adapters: tuple[int, ...] | None  # numbers of its LoRA adapters; None: all
+    adapters: Adapters | None  # None: all, as planned
     age_s: float
     slot: int | None = None  # the number of its slot, once it runs
 
@@ -60,7 +61,7 @@ class RequestTimes:
     arrived_at: float
     submitted_at: float
     max_tokens: int | None
-    adapters: tuple[int, ...] | None = None
+    adapters: Adapters | None = None
     started_at: float | None = None  # when it left the queue; None: it has not waited there
     first_at: float | None = None
     last_at: float = 0.0

@@ -3,11 +3,13 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from vram_llm.engine.adapters import Adapters, key_of
+
 if TYPE_CHECKING:
     from vram_llm.llama.multimodal.encoder import ImageRows
 
-_TOKEN_BITS = 32
-_NAMESPACE_AT = 512  # above the bits of every token, image row (128) and set of adapters
+_ADAPTERS_AT = 160  # above the bits of every token and image row (128)
+_NAMESPACE_AT = 512  # above those of every set of adapters
 
 
 class DeviceSamplerConfig(NamedTuple):
@@ -39,7 +41,7 @@ class ImageSpan:
 class Sequence:
     """One request's tokens: `tokens` are the prompt's `n_prompt`, then the generated ones.
 
-    `adapters` are the numbers of the LoRA adapters that compute it; None: all of them.
+    `adapters` are the LoRA adapters that compute it; None: all, as planned.
     Sequences share computed beginnings within a `namespace`.
     With `wants_prompt_logprobs`, the prompt's rows need logits too; `n_prompt_logprobs` of them are done.
     The first `n_cached` of `tokens` are in the cells of `slot`. The prefix cache counts the first `n_in_tree`
@@ -55,7 +57,7 @@ class Sequence:
     tokens: list[int]
     n_prompt: int
     max_tokens: int
-    adapters: tuple[int, ...] | None = None
+    adapters: Adapters | None = None
     namespace: int = 0
     wants_prompt_logprobs: bool = False
     device_sampler: DeviceSamplerConfig | None = None
@@ -104,7 +106,7 @@ class Sequence:
         if self.images:
             del tokens[self.n_shared :]
         if self.adapters is not None and tokens:
-            tokens[0] += sum(1 << (_TOKEN_BITS + 1 + i) for i in self.adapters) + (1 << _TOKEN_BITS)
+            tokens[0] += key_of(self.adapters) << _ADAPTERS_AT
         if self.namespace and tokens:
             tokens[0] += self.namespace << _NAMESPACE_AT
         return tokens
@@ -159,7 +161,7 @@ class Chunk:
 
 def by_adapters(chunks: list[Chunk]) -> list[list[Chunk]]:
     """Chunks grouped by adapters: llama.cpp computes all rows of a batch with the same ones."""
-    groups: dict[tuple[int, ...] | None, list[Chunk]] = {}
+    groups: dict[Adapters | None, list[Chunk]] = {}
     for chunk in chunks:
         groups.setdefault(chunk.sequence.adapters, []).append(chunk)
     return list(groups.values())

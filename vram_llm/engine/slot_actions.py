@@ -2,13 +2,14 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from vram_llm.engine import wire
+from vram_llm.engine.adapters import Adapters
 from vram_llm.engine.kv_cache.numbered_slots import NumberedSlots, SlotPrompt
 from vram_llm.engine.kv_cache.offload_store import State
 from vram_llm.engine.kv_cache.prefix_cache import PrefixCache
@@ -22,7 +23,7 @@ from vram_llm.planner.types import CompanionKind
 
 log = logging.getLogger(__name__)
 _PATIENCE_S = 0.02  # the longest time that an idle engine waits before it looks for messages
-ReadSlot = tuple[SavedSlot, State, int, SlotFacts]
+ReadSlot = tuple[SavedSlot, State, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -150,7 +151,7 @@ class SlotActions:
     # -- restoring -------------------------------------------------------------------------------
 
     def _read(self, order: SlotOrder) -> ReadSlot:
-        """A file's slot, state and size, and the facts of this engine. Raises VramLLMError, MemoryError."""
+        """A file's slot, state and size. Raises VramLLMError, MemoryError."""
         try:
             slot, state, n_bytes = read_slot(Path(order.path), order.owner)
             here = self._facts(None)
@@ -161,14 +162,14 @@ class SlotActions:
             raise VramLLMError(f"the slot could not be read: {error!r}") from None
         if (why := slot.facts.mismatch(here)) is not None:
             raise RequestError(f"'{Path(order.path).name}' cannot be restored: {why}", "filename")
-        return slot, state, n_bytes, here
+        return slot, state, n_bytes
 
     def _restore(self, opened: _Open) -> None:
         """Put the state into the KV cache, for later requests. Raises VramLLMError, MemoryError."""
         assert opened.reading is not None
-        slot, state, n_bytes, here = opened.reading.result()
+        slot, state, n_bytes = opened.reading.result()
         order, name = opened.order, Path(opened.order.path).name
-        adapters = _numbers(slot.facts.adapters, here.adapters, name)
+        adapters = self._adapters(slot.facts.adapters, name)
         n_tokens = len(slot.tokens)
         if n_tokens >= self._model.n_ctx_seq:
             raise RequestError(
@@ -193,14 +194,14 @@ class SlotActions:
 
     # -- facts -----------------------------------------------------------------------------------
 
-    def _facts(self, adapters: tuple[int, ...] | None) -> SlotFacts:
+    def _facts(self, adapters: Adapters | None) -> SlotFacts:
         """The facts of a prompt that these adapters computed. Raises RequestError. Reads files."""
         plan = self._model.plan
         for file in plan.files:
             if (change := change_of(file)) is not None:
                 raise RequestError(f"{change}; slots are saved and restored again once it is loaded anew")
         model_digest, of_adapters = self._digests
-        numbers = range(len(of_adapters)) if adapters is None else adapters
+        used = self._model.planned_adapters if adapters is None else adapters
         return SlotFacts(
             library=SUPPORTED_VERSION,
             model=Path(plan.model.path).name,
@@ -208,18 +209,18 @@ class SlotActions:
             kv_types=(plan.context.kv_type_k, plan.context.kv_type_v),
             n_caches=plan.context.n_caches,
             swa_full=plan.context.swa_full,
-            adapters=tuple(of_adapters[i] for i in numbers),
+            adapters=tuple((of_adapters[i], scale) for i, scale in used),
         )
 
     @cached_property
-    def _digests(self) -> tuple[str, tuple[tuple[str, float], ...]]:
-        """Hashes of the model's shards, and hashes and scales of its adapters. Raises RequestError."""
+    def _digests(self) -> tuple[str, tuple[str, ...]]:
+        """Hashes of the model's shards, and of each adapter. Raises RequestError."""
         plan = self._model.plan
         shards = [file.path for file in plan.model.files] or [plan.model.path]
         loras = [each for each in plan.companions if each.kind is CompanionKind.LORA]
         try:
             model = "-".join([content_digest(Path(path)) for path in shards] + self._vectors())
-            return model, tuple((content_digest(Path(lora.path)), lora.scale) for lora in loras)
+            return model, tuple(content_digest(Path(lora.path)) for lora in loras)
         except OSError as error:
             raise RequestError(f"the model's file cannot be read any more: {error.strerror}") from None
 
@@ -231,6 +232,17 @@ class SlotActions:
             if each.kind is CompanionKind.CONTROL_VECTOR
         ]
 
+    def _adapters(self, wanted: Iterable[tuple[str, float]], name: str) -> Adapters | None:
+        """The adapters of these hashes and scales; None: as planned. Raises RequestError."""
+        loaded = self._digests[1]
+        if any(digest not in loaded for digest, _ in wanted):
+            raise RequestError(
+                f"'{name}' cannot be restored: it was computed with a LoRA adapter that is not loaded here",
+                "filename",
+            )
+        adapters = tuple(sorted((loaded.index(digest), scale) for digest, scale in wanted))
+        return None if adapters == self._model.planned_adapters else adapters
+
     @staticmethod
     def _check_own(order: SlotOrder, prompt: SlotPrompt) -> None:
         if order.owner not in ("", prompt.client):
@@ -239,16 +251,3 @@ class SlotActions:
     def _refuse(self, order: SlotOrder, error: VramLLMError) -> None:
         param = error.param or "id_slot" if isinstance(error, RequestError) else None
         self._send(SlotDone(order.id, error=str(error), error_param=param))
-
-
-def _numbers(
-    wanted: tuple[tuple[str, float], ...], loaded: tuple[tuple[str, float], ...], name: str
-) -> tuple[int, ...] | None:
-    """The numbers of adapters of these hashes and scales; None: all. Raises RequestError."""
-    if any(each not in loaded for each in wanted):
-        raise RequestError(
-            f"'{name}' cannot be restored: it was computed with LoRA adapters that are not loaded here with "
-            "the same scales",
-            "filename",
-        )
-    return None if wanted == loaded else tuple(loaded.index(each) for each in wanted)

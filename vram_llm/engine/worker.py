@@ -20,6 +20,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from vram_llm.engine import wire
+from vram_llm.engine.adapters import AdapterInfo
 from vram_llm.engine.channel import Channel, ChannelClosed
 from vram_llm.engine.heartbeat import Heartbeat
 from vram_llm.engine.model_info import ModelInfo
@@ -230,6 +231,7 @@ def _model_info(model: "LoadedModel", draft: "LoadedModel | None", name: str) ->
     from vram_llm.engine.inputs.tokenize import max_prompt_bytes
 
     plan = model.plan
+    loras = [companion for companion in plan.companions if companion.kind is CompanionKind.LORA]
     memory: dict[str, MemoryUse] = {}
     draft_memory: dict[str, MemoryUse] = {}
     with contextlib.suppress(NotBuilt):  # this build does not report memory
@@ -255,8 +257,15 @@ def _model_info(model: "LoadedModel", draft: "LoadedModel | None", name: str) ->
         n_pooled=model.n_pooled,
         takes_images=model.images is not None and model.images.takes_images,
         takes_audio=model.images is not None and model.images.takes_audio,
-        adapters=_adapter_names(
-            companion.path for companion in plan.companions if companion.kind is CompanionKind.LORA
+        adapters=_adapter_names(lora.path for lora in loras),
+        adapter_files=tuple(
+            AdapterInfo(
+                path=lora.path,
+                scale=lora.scale,
+                task_name=model.adapter_metadata(i, "adapter.lora.task_name"),
+                prompt_prefix=model.adapter_metadata(i, "adapter.lora.prompt_prefix"),
+            )
+            for i, lora in enumerate(loras)
         ),
         n_embd=model.n_embd,
         vocab_type=model.vocab.kind,

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
 
+from vram_llm.engine.adapters import Adapters
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.engine_protocol import Engine
 from vram_llm.engine.in_flight import HandedOver, is_called
@@ -46,6 +47,7 @@ class ReplicaSet(ReplicaGroup):
         self._requests = ReplicatedRequests()
         self._router = ReplicaRouter(self.replicas, self._requests)
         self._on_state = on_state
+        self.adapters: Adapters | None = None
 
     def _note_change(self) -> None:
         self._on_state(self)

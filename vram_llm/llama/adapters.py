@@ -3,7 +3,7 @@
 import ctypes
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vram_llm.errors import ModelRefused
@@ -19,6 +19,10 @@ _set_adapters = b.declare(
     ctypes.POINTER(ctypes.c_float),
 )
 
+_metadata = b.declare(
+    "llama_adapter_meta_val_str", ctypes.c_int32, b.Pointer, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t
+)
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedAdapter:
@@ -26,6 +30,12 @@ class LoadedAdapter:
 
     handle: int
     scale: float
+
+    def metadata(self, key: str) -> str:
+        """A scalar of the adapter file's metadata as text, of 255 bytes at most; "" if it is missing."""
+        buffer = ctypes.create_string_buffer(256)
+        n = _metadata(self.handle, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if n >= 0 else ""
 
 
 def load_adapters(model: int, adapters: Iterable[tuple[str, float]]) -> list[LoadedAdapter]:
@@ -41,12 +51,16 @@ def load_adapters(model: int, adapters: Iterable[tuple[str, float]]) -> list[Loa
 
 
 def apply_adapters(ctx: int, adapters: Sequence[LoadedAdapter]) -> None:
-    """Apply adapters to a context, and make its compute buffers again."""
+    """Apply adapters to a context, and make its compute buffers again.
+
+    They have room for all adapters: llama.cpp leaves those of scale 0 out, which requests may change.
+    """
     if not adapters:
         return
-    set_adapters(ctx, adapters)
+    set_adapters(ctx, [replace(adapter, scale=adapter.scale or 1.0) for adapter in adapters])
     if b.sched_reserve is not None:  # else the next decode makes them
         b.sched_reserve(ctx)
+    set_adapters(ctx, adapters)
 
 
 def set_adapters(ctx: int, adapters: Sequence[LoadedAdapter]) -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ class LoadedModel:
             self._free_contexts()
             self._free_model()
             raise
-        self._using: tuple[int, ...] = tuple(range(len(self._adapters)))
+        self._using = self.planned_adapters
         self.cells = Cells(self._ctx, self._model)
         self.n_ctx: int = C.llama_n_ctx(self._ctx)
         self.n_ctx_seq: int = C.llama_n_ctx_seq(self._ctx)  # tokens of one sequence
@@ -187,12 +188,21 @@ class LoadedModel:
         """The llama_context, for samplers."""
         return self._ctx
 
-    def use_adapters(self, adapters: tuple[int, ...] | None) -> None:
-        """Compute later batches with these LoRA adapters of the plan, by number; None: with all."""
-        wanted = tuple(range(len(self._adapters))) if adapters is None else adapters
+    @property
+    def planned_adapters(self) -> tuple[tuple[int, float], ...]:
+        """Numbers and scales of the plan's LoRA adapters, those of scale 0 left out."""
+        return tuple((i, adapter.scale) for i, adapter in enumerate(self._adapters) if adapter.scale)
+
+    def use_adapters(self, adapters: tuple[tuple[int, float], ...] | None) -> None:
+        """Compute later batches with these LoRA adapters, by number and scale; None: as planned."""
+        wanted = self.planned_adapters if adapters is None else adapters
         if wanted != self._using:
-            set_adapters(self._ctx, [self._adapters[i] for i in wanted])
+            set_adapters(self._ctx, [replace(self._adapters[i], scale=scale) for i, scale in wanted])
             self._using = wanted
+
+    def adapter_metadata(self, number: int, key: str) -> str:
+        """A scalar of an adapter file's metadata as text; "" if it is missing."""
+        return self._adapters[number].metadata(key)
 
     def decode(self) -> int:
         """Run the batch; devices may go on computing afterwards (see `wait`).

@@ -18,6 +18,7 @@ ROUTE_SCOPES = {
     "/metrics": KeyScope.METRICS,
     "/slots": KeyScope.METRICS,
     "/status": KeyScope.METRICS,
+    "/lora-adapters": KeyScope.ADMIN,
     "/plan": KeyScope.ADMIN,
     "/logs": KeyScope.ADMIN,
     "/models/load": KeyScope.ADMIN,

@@ -27,6 +27,7 @@ from vram_llm.server.embeddings import EmbeddingFields, embeddings_router
 from vram_llm.server.errors import UnknownRoute, WrongMethod, error_response
 from vram_llm.server.health import HealthFacts, health_router, root_router, version_router
 from vram_llm.server.host_check import HostCheckMiddleware
+from vram_llm.server.lora_routes import LoraBody, lora_router
 from vram_llm.server.metrics.exposition import metrics_router
 from vram_llm.server.metrics.slots import slots_router
 from vram_llm.server.metrics.status import status_router
@@ -65,7 +66,7 @@ _DEFAULT = ServerConfig()
 BODIES = (
     ChatCompletionRequest, CompletionRequest, CompletionFields, InfillFields, ResponseFields, MessagesFields,
     CountFields, TokenizeFields, DetokenizeFields, ApplyTemplateFields, EmbeddingFields, RerankFields,
-    SlotFields, PlanFields, TranscriptionFields, LookupFields, PropsFields,
+    SlotFields, LoraBody, PlanFields, TranscriptionFields, LookupFields, PropsFields,
 )  # fmt: skip
 _MESSAGES = ("/messages", "/messages/count_tokens")
 _REFUSALS = {prefix + path: anthropic_response for prefix in ("", "/v1") for path in _MESSAGES}
@@ -168,7 +169,7 @@ def add_limits(
 def add_model_routes(app: FastAPI, serving: ServingContext) -> None:
     """Add the routes that a model answers."""
     add_twice(app, tokens_router(serving), documented="")
-    add_routes(app, native_router(serving), slot_actions_router(serving))
+    add_routes(app, native_router(serving), slot_actions_router(serving), lora_router(serving))
     app.include_router(completions_router(serving), prefix="/v1")  # without it, llama-server's form
     for make in (
         chat_router,

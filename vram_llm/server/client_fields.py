@@ -30,7 +30,7 @@ IGNORED = frozenset(
 
 NEUTRAL: Neutral = {
     # llama-server
-    "response_fields": ([],), "lora": ([],),
+    "response_fields": ([],),
     "dynatemp_range": (0,), "min_keep": (0, 1), "adaptive_target": (-1,), "grammar_lazy": (False,),
     "grammar_triggers": ([],), "preserved_tokens": ([],), "parse_tool_calls": (True,),
     "post_sampling_probs": (False,), "return_tokens": (False,), "verbose": (False,),

@@ -76,7 +76,7 @@ def engine_requests(
         stop_token_ids=fields.stop_ids(info.n_vocab),
         ignore_eos=bool(fields.ignore_eos),
         skip_special_tokens=fields.skip_special_tokens is not False,
-        adapters=info.adapters_used,
+        adapters=fields.adapters(info),
         namespace=key.cache_namespace if fields.cache_prompt is not False else randbits(_NAMESPACE_BITS),
         client=key.name,
         weight=key.usage.limits.weight,

@@ -14,6 +14,7 @@ from vram_llm.server.grammar_fields import GrammarFields
 from vram_llm.server.image_inputs import DETAILS
 from vram_llm.server.known_fields import Fields, Neutral, check_fields
 from vram_llm.server.legacy_functions import FunctionCall, legacy_use
+from vram_llm.server.lora import LoraFields
 from vram_llm.server.sampling_fields import WHOLE, SamplingFields
 from vram_llm.server.thinking_fields import ThinkingFields
 from vram_llm.server.tool_choice import ToolChoice
@@ -110,7 +111,7 @@ class Message(BaseModel):
     content: Content = None
 
 
-class GenerationFields(SamplingFields, GrammarFields):
+class GenerationFields(SamplingFields, GrammarFields, LoraFields):
     """Fields of all routes that generate text. A field that is null counts as absent."""
 
     ignored: ClassVar[frozenset[str]] = IGNORED

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from types import MappingProxyType
 
 from vram_llm.chat.template import ChatTemplate
+from vram_llm.engine.adapters import Adapters
 from vram_llm.engine.engine_protocol import Engine
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest
@@ -65,6 +66,8 @@ class ServingContext:
         self.check_accepts()
         info = self.loaded_model()
         info = replace(info, sampling=tuple(sampling_defaults(info, self.config).items()))
+        if info.pooling is None:
+            info = replace(info, adapters_used=self.engine.adapters)
         info = self.named(info, name) if name else info
         key = current_key.get()
         if not key.may_use(info.name):
@@ -181,14 +184,17 @@ def check_ranks(name: str, pooling: Pooling | None) -> None:
         raise WrongModel(f"'{name}' is not a reranker; it {does}", "model")
 
 
-def adapters_by_name(info: ModelInfo) -> dict[str, tuple[int, ...]]:
+def adapters_by_name(info: ModelInfo) -> dict[str, Adapters]:
     """Names that mean the model with other LoRA adapters: one adapter alone, or no adapter.
 
+    An adapter has its planned scale, or 1 if that is 0.
     An embedding model always uses all adapters.
     """
     if not info.adapters or info.pooling is not None:
         return {}
-    return {**{name: (i,) for i, name in enumerate(info.adapters)}, f"{info.name}:base": ()}
+    scales = [adapter.scale or 1.0 for adapter in info.adapter_files] or [1.0] * len(info.adapters)
+    alone = {name: ((i, scales[i]),) for i, name in enumerate(info.adapters)}
+    return {**alone, f"{info.name}:base": ()}
 
 
 def _loading(detail: str) -> str:

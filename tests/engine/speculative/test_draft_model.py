@@ -352,7 +352,7 @@ def test_adapters_are_the_models_alone(models: Models, tmp_path: Path) -> None:
                 model.forget(slot)
                 models.same.forget(slot)
             loop = Loop(model, draft)
-            answers.append(run(loop, request(1, adapters=(0,)), request(2, adapters=())))
+            answers.append(run(loop, request(1, adapters=((0, 1.0),)), request(2, adapters=())))
         assert answers[0] == answers[1]
         assert loop.stats().n_model_accepted_tokens > 10
 

@@ -87,6 +87,7 @@ async def test_every_route_of_a_model_is_given_an_engine(served: FleetUnderTest)
     """A route that is missing in route_kinds would have none."""
     of_models = {
         "completions", "responses", "messages", "embeddings", "rerank", "tokens", "chat", "audio", "slots",
+        "adapters",
     }  # fmt: skip
     stored = {"/v1/responses/{response_id}"}
     for path, methods in served.app.openapi()["paths"].items():

@@ -7,6 +7,7 @@ takes it, and these tokens are looked up in the prefix cache when the slot is to
 
 from dataclasses import dataclass, field
 
+from vram_llm.engine.adapters import Adapters
 from vram_llm.engine.kv_cache.radix_tree import n_common
 from vram_llm.engine.sequence import Sequence
 
@@ -18,7 +19,7 @@ class SlotPrompt:
     """The computed tokens of a client's sequence that has ended, and what its beginnings are shared by."""
 
     tokens: list[int]
-    adapters: tuple[int, ...] | None
+    adapters: Adapters | None
     namespace: int
     client: str
 

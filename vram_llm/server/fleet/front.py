@@ -55,7 +55,7 @@ class FleetFrontMiddleware:
         else:
             body = await _body(receive)
             content_type = Headers(scope=scope).get("content-type", "")
-            if not body and scope["path"].startswith("/slots/"):  # to erase one
+            if (not body and scope["path"].startswith("/slots/")) or scope["path"] == "/lora-adapters":
                 asked = query.get("model", [""])[0]
             elif is_form(content_type):
                 asked = _model_of_form(body, content_type)

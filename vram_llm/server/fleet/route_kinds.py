@@ -29,6 +29,8 @@ _KINDS = {
     ("POST", "/tokenize"): RouteKind.ANY,
     ("POST", "/detokenize"): RouteKind.ANY,
     ("GET", "/tokenizer_info"): RouteKind.ANY,
+    ("GET", "/lora-adapters"): RouteKind.ANY,
+    ("POST", "/lora-adapters"): RouteKind.TEXT,
 }
 
 

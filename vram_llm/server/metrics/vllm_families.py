@@ -4,6 +4,7 @@ A prompt's tokens include those that were cached. A finished request is an answe
 """
 
 from vram_llm.engine.activity import EngineActivity
+from vram_llm.engine.adapters import scaled
 from vram_llm.engine.bucket_counts import BucketCounts
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request_metrics import ABORT
@@ -109,11 +110,11 @@ def _add_infos(sink: FamilySink, activity: EngineActivity, info: ModelInfo | Non
 
 def _adapters(activity: EngineActivity, info: ModelInfo, *, waiting: bool) -> str:
     """The names of adapters of requests in flight, with commas."""
-    everything = range(len(info.adapters))
+    planned = scaled(lora.scale for lora in info.adapter_files)
     numbers = {
         number
         for request in activity.requests
         if (request.state == "waiting") is waiting
-        for number in (everything if request.adapters is None else request.adapters)
+        for number, _ in (planned if request.adapters is None else request.adapters)
     }
     return ",".join(info.adapters[number] for number in sorted(numbers))
