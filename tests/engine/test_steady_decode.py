@@ -124,6 +124,29 @@ def test_most_steps_of_streams_that_decode_are_steady(
     assert n_full + n_steady == loop.stats().n_steps
 
 
+def test_a_stream_that_may_draft_decodes_steadily_while_its_text_is_new(model: LoadedModel) -> None:
+    loop = _submit(model, _request("new", sampling=SamplingParams(seed=5, temperature=3.0), max_tokens=50))
+    is_steady = []
+    for _ in range(45):
+        is_steady.append(loop.step().tick is not None)
+        lookup = loop._generations["new"].lookup
+        assert lookup is not None
+        assert not lookup.tokens_until_credit
+    assert is_steady.count(True) > 40
+
+
+def test_a_text_that_repeats_ends_a_steady_decode_for_drafts(model: LoadedModel) -> None:
+    repeats = SamplingParams(temperature=0, logit_bias={70: 99.0})
+    loop = _submit(model, _request("repeats", sampling=repeats, max_tokens=50))
+    first = _first_tick(loop)
+    while not loop.is_idle:
+        loop.step()
+    stats = loop.stats()
+    assert first.tokens == [70]
+    assert stats.n_accepted_tokens > 25
+    assert stats.n_steps < 25
+
+
 def test_a_tick_names_its_requests_once(model: LoadedModel) -> None:
     loop = _submit(model, _request("a"), _request("b"))
     ticks = [_first_tick(loop)]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.request import DecodeTick
 from vram_llm.engine.sequence import Chunk, Sequence
+from vram_llm.engine.speculative.prompt_lookup import PromptLookup
 from vram_llm.engine.stats_recorder import StatsRecorder
 from vram_llm.llama.model import LoadedModel
 
@@ -19,7 +20,10 @@ Stream = tuple[Sequence, Generation]
 
 
 class SteadyDecode:
-    """At most `n_left` more steps of `streams`, whose rows the model's batch holds, in their order."""
+    """At most `n_left` more steps of `streams`, whose rows the model's batch holds, in their order.
+
+    It ends early where prompt lookup may have a draft.
+    """
 
     def __init__(self, model: LoadedModel, streams: list[Stream], n_left: int) -> None:
         self.n_left = n_left
@@ -35,6 +39,12 @@ class SteadyDecode:
         self._ruled = [(i, g) for i, (_, g) in enumerate(streams) if g.token_rules is not None]
         self._texts = [generation.text for _, generation in streams]
         self._watched = {i for i, text in enumerate(self._texts) if not text.is_plain}
+        self._followed: list[tuple[int, PromptLookup]] = []  # lookups that may draft, by stream
+        for i, (sequence, generation) in enumerate(streams):
+            if (lookup := generation.lookup) is not None and not lookup.tokens_until_credit:
+                self._followed.append((i, lookup))
+                if lookup.follow(sequence.tokens):
+                    self.n_left = min(n_left, len(streams))
 
     def fill(self) -> None:
         """Put the next row of every stream into the batch."""
@@ -60,6 +70,9 @@ class SteadyDecode:
         self._last = tokens
         self.n_left -= 1
         self.seconds += seconds
+        may_draft = [lookup.note(tokens[i]) for i, lookup in self._followed]
+        if True in may_draft and len(self._columns) >= len(self.streams):
+            self.n_left = 0
         texts = [text for text in plain if text is not None]
         if self._watched or len(texts) < len(tokens):
             texts = [
@@ -114,7 +127,8 @@ def steady_decode_after(
     """The steady decode that can follow the step that computed `chunks`; None if there is none.
 
     `chunks` are those of all running sequences. It ends before a stream reaches its last token, or a token
-    that token rules restrict, or the drafter has work. With n streams, prompt lookup runs every n steps.
+    that token rules restrict, or the drafter has work. With n streams, prompt lookup ends it after n steps at
+    the earliest.
     """
     streams: list[Stream] = []
     for chunk in chunks:
@@ -130,6 +144,9 @@ def steady_decode_after(
     n_steps = min([n_steps, *free])
     drafts = (generation.draft_stats for _, generation in streams if generation.draft_stats is not None)
     n_steps = min([n_steps, *(stats.idle_steps for stats in drafts)])
-    lookups = (generation.lookup for _, generation in streams if generation.lookup is not None)
-    n_steps = min([n_steps, *(max(lookup.tokens_until_credit, len(streams)) for lookup in lookups)])
-    return SteadyDecode(model, streams, n_steps) if n_steps >= _MIN_STEPS else None
+    resting = (g.lookup.tokens_until_credit for _, g in streams if g.lookup is not None)
+    n_steps = min(
+        [n_steps, *(max(n_until_credit, len(streams)) for n_until_credit in resting if n_until_credit)]
+    )
+    steady = SteadyDecode(model, streams, n_steps) if n_steps >= _MIN_STEPS else None
+    return steady if steady is not None and steady.n_left >= _MIN_STEPS else None

@@ -324,6 +324,7 @@ def test_no_draft_changes_an_answer(
     request = _request("r", max_tokens=80, sampling=sampling)
     plain = _run(device, request)["r"]
     monkeypatch.setattr(PromptLookup, "tokens_until_credit", 0)  # drafts even if they are rejected
+    monkeypatch.setattr(PromptLookup, "follow", lambda *_: True)  # and after all tokens
     for seed in (3, 9):
         draft = Foreseen(plain, seed)
         monkeypatch.setattr(Generation, "draft", lambda *given, draft=draft: draft(*given))

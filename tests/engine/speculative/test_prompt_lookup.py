@@ -81,6 +81,17 @@ def test_tokens_indexed_one_by_one_give_the_draft_of_all_at_once() -> None:
         assert growing.draft(tokens[:n], 4) == _trusted().draft(tokens[:n], 4)
 
 
+def test_tokens_noted_one_by_one_have_a_draft_where_all_at_once_have_one() -> None:
+    pick = random.Random(4)
+    tokens = [pick.randrange(5) for _ in range(200)]
+    for n_first in (1, 2, 3, 50):
+        noting = _trusted()
+        assert noting.follow(tokens[:n_first]) == bool(_trusted().draft(tokens[:n_first], 1))
+        for n in range(n_first + 1, len(tokens)):
+            assert noting.note(tokens[n - 1]) == bool(_trusted().draft(tokens[:n], 1))
+        assert noting.draft(tokens[:-1], 4) == _trusted().draft(tokens[:-1], 4)
+
+
 def test_long_prompts_are_looked_through_at_their_end() -> None:
     tokens = [1, 2, 3, 4, *range(10, 10 + MAX_INDEXED), 1, 2, 3]
     assert PromptLookup().draft(tokens, 4) == []

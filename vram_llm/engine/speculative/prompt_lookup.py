@@ -29,6 +29,7 @@ class PromptLookup:
         self._cost = cost or RowCost()
         self._after: dict[tuple[int, ...], int] = {}  # index after the last occurrence of n tokens
         self._n_indexed = 0
+        self._last: tuple[int, ...] = ()  # the newest tokens, at most N_GRAM, of a sequence that is followed
         self._credit = START_CREDIT * self._cost.worth_trying
 
     def draft(self, tokens: Sequence[int], most: int) -> list[int]:
@@ -44,6 +45,22 @@ class PromptLookup:
         while len(draft) < most:  # if the text loops within the draft, repeat the loop
             draft.append(draft[len(draft) - (len(tokens) - at)])
         return draft
+
+    def follow(self, tokens: Sequence[int]) -> bool:
+        """Begin to take in the tokens after `tokens`, all of the sequence, one by one with `note`.
+
+        Returns whether tokens that may come next are known.
+        """
+        self._index(tokens)
+        self._last = tuple(tokens[-N_GRAM:])
+        return self._last in self._after
+
+    def note(self, token: int) -> bool:
+        """Take in the sequence's next token. Returns whether tokens that may come after it are known."""
+        self._after[self._last] = self._n_indexed
+        self._n_indexed += 1
+        self._last = (*self._last, token)[-N_GRAM:]
+        return self._last in self._after
 
     def observe(self, n_drafted: int, n_accepted: int) -> None:
         """Learn from the last draft, which had at least one token."""
