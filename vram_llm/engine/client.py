@@ -23,6 +23,7 @@ from vram_llm.engine.restart_policy import RestartPolicy
 from vram_llm.engine.slot_order import SlotDone, SlotOrder
 from vram_llm.engine.stats import EngineStats, with_earlier
 from vram_llm.engine.supervisor import EngineProcess, log
+from vram_llm.engine.unread_events import UnreadEvents
 from vram_llm.errors import (
     ContextExceeded,
     EngineDied,
@@ -34,7 +35,6 @@ from vram_llm.errors import (
 from vram_llm.planner.types import Plan
 from vram_llm.units import MIB
 
-MAX_UNREAD = 8192  # events of an answer that its client has not read
 MAX_WAITING = 256  # requests that wait; further ones are refused
 MAX_QUESTIONS = 256  # about the vocabulary, in flight; further ones are refused
 _MOST_FOR_MANY = 4  # times as many, if several clients have their shares of them
@@ -99,24 +99,16 @@ class EngineClient(EngineProcess):
         (ContextExceeded, PoisonRequest and RequestTimeout among them).
         """
         self._admit(request.client)
-        events: asyncio.Queue[TokenEvent | VramLLMError] = asyncio.Queue()
+        events = UnreadEvents(lambda: self.in_flight.drop(request.id))
         finished = False
-
-        def deliver(event: TokenEvent | VramLLMError) -> None:
-            if events.qsize() == MAX_UNREAD:
-                events.put_nowait(_unread())
-                self.in_flight.drop(request.id)
-            elif events.qsize() < MAX_UNREAD:
-                events.put_nowait(event)
-
-        with self._count_images(request.images), self._time_limit(request, deliver):
+        with self._count_images(request.images), self._time_limit(request, events.put):
             try:
                 now = time.monotonic()
                 self._times.begin(request.id, request.client, request.max_tokens, now)
                 self._metrics.begin(request, now)
-                self.in_flight.add(wire.Submit(request), deliver, n_deaths)
+                self.in_flight.add(wire.Submit(request), events.put, n_deaths)
                 while not finished:
-                    event = await events.get()
+                    event = await events.take()
                     if isinstance(event, HandedOver):
                         self._metrics.forget(request.id)
                     if isinstance(event, VramLLMError):
@@ -309,12 +301,6 @@ class EngineClient(EngineProcess):
 
     def _receive(self, message: wire.FromEngine | None) -> bool:
         match message:
-            case wire.StepEvents(events, stats):
-                self.stats, self._n_unreported = stats, 0
-                self._metrics.note_events(events, now := time.monotonic())
-                if self._recent.grows(now):
-                    self._recent.note(self._load_counts(self.totals), now)
-                self.in_flight.deliver(events)
             case DecodeTick(texts, tokens, ids):
                 self._n_unreported += len(tokens)
                 self._metrics.note_tick(ids, time.monotonic())
@@ -323,6 +309,12 @@ class EngineClient(EngineProcess):
                 self.in_flight.deliver(
                     TokenEvent(id=i, text=text, token_ids=(token,)) for i, text, token in columns
                 )
+            case wire.StepEvents(events, stats):
+                self.stats, self._n_unreported = stats, 0
+                self._metrics.note_events(events, now := time.monotonic())
+                if self._recent.grows(now):
+                    self._recent.note(self._load_counts(self.totals), now)
+                self.in_flight.deliver(events)
             case wire.Waiting(ids):
                 self.in_flight.waiting = frozenset(ids)
                 self._times.note_waiting(ids, now := time.monotonic())
@@ -391,10 +383,4 @@ def _refusal(answer: TokenEvent | wire.Embedded, n_tokens: int) -> RequestError:
         return RequestError(message, answer.error_param)
     return ContextExceeded(
         message, answer.error_param, n_prompt_tokens=n_tokens or None, n_ctx=answer.error_n_ctx
-    )
-
-
-def _unread() -> VramLLMError:
-    return RequestTimeout(
-        f"the client left {MAX_UNREAD:,} pieces of the answer unread, so the answer was ended; read it faster"
     )

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 
 from vram_llm.engine import crash_report, wire
 from vram_llm.engine.engine_log import EngineLog
+from vram_llm.engine.engine_reader import EngineReader
 from vram_llm.engine.heartbeat import Heartbeat
 from vram_llm.engine.in_flight import RequestsInFlight
 from vram_llm.engine.model_info import EngineState, ModelInfo
@@ -77,7 +78,7 @@ class EngineProcess(ABC):
         self._reported = ""  # the last crash report's reason
         self._ready_at: float | None = None  # when the running engine had loaded; None: it has not
         self._stderr: deque[str] = deque(maxlen=_KEPT_LINES)
-        self._writer: asyncio.StreamWriter | None = None
+        self._writer: asyncio.StreamWriter | asyncio.WriteTransport | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -204,14 +205,17 @@ class EngineProcess(ABC):
             started = await self._processes.take()
             with contextlib.closing(started.heartbeat) as heartbeat:
                 self._process = process = started.process
-                reader, self._writer = await asyncio.open_connection(sock=started.sock)
+                messages = EngineReader(self._take)
+                loop = asyncio.get_running_loop()
+                self._writer, _ = await loop.create_connection(lambda: messages, sock=started.sock)
                 watches = (
                     asyncio.create_task(_watch_on(lambda: self._watch(process, heartbeat))),
                     asyncio.create_task(_watch_on(self._plans.watch)),
                 )
                 try:
-                    return await self._follow(process, reader)
+                    return await self._follow(process, messages)
                 finally:
+                    messages.stop()
                     for watch in watches:
                         watch.cancel()
         except OSError as error:  # no file descriptor, process or memory is left
@@ -224,15 +228,13 @@ class EngineProcess(ABC):
         before, self.plan = self.plan, await self._plans.for_load()
         self._has_other_model |= self.plan.model != before.model
 
-    async def _follow(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader
-    ) -> VramLLMError:
+    async def _follow(self, process: asyncio.subprocess.Process, messages: EngineReader) -> VramLLMError:
         """Pass on what a process sends until it ends. Returns the reason why it ended."""
         assert self._writer is not None
         listener = asyncio.create_task(self._keep_stderr(process))
         try:
             self._send(wire.Start(self.plan, self._model_name, self._restarts.extra_buffers))
-            failed = await self._read(reader)
+            failed = await messages.ended
             self.in_flight.note_end()
             self._receive(None)
             self._set_state(EngineState.LOADING, self._hang or "the engine process has ended")
@@ -295,33 +297,29 @@ class EngineProcess(ABC):
                 level, shown = lines.sort(text)
                 log.log(level, "%s", shown)
 
-    async def _read(self, reader: asyncio.StreamReader) -> VramLLMError | None:
-        """Read messages until the process closes its end. Returns the error that it reported, if any."""
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                body = await reader.readexactly(wire.body_length(await reader.readexactly(wire.HEADER_BYTES)))
-                message = wire.decode_from_engine(body)
-                if self._receive(message):
-                    continue
-                match message:
-                    case wire.Loading(fraction):
-                        self.load_fraction = fraction
-                        after = f", after: {self._why_restarted}" if self._why_restarted else ""
-                        self._set_state(EngineState.LOADING, f"loading, {fraction:.0%}{after}")
-                    case wire.Ready(info):
-                        self.info, self._ready_at = info, time.monotonic()
-                        if self._has_other_model:
-                            self.in_flight.fail_all(ModelChanged(f"{self.plan.model.path} {_CHANGED}"))
-                            self._has_other_model = False
-                        self._set_state(EngineState.READY, "")
-                        self.in_flight.note_ready()
-                        self._processes.note_ready()
-                    case wire.Notice(text):
-                        notices.info(text)
-                    case wire.MemoryWarning(text):
-                        self._plans.note_pressure(text)
-                    case wire.Failed(text, exit_code):
-                        return error_of(text, exit_code)
+    def _take(self, message: wire.FromEngine) -> VramLLMError | None:
+        """Take a message of the running process. Returns the error that it reports, if any."""
+        if self._receive(message):
+            return None
+        match message:
+            case wire.Loading(fraction):
+                self.load_fraction = fraction
+                after = f", after: {self._why_restarted}" if self._why_restarted else ""
+                self._set_state(EngineState.LOADING, f"loading, {fraction:.0%}{after}")
+            case wire.Ready(info):
+                self.info, self._ready_at = info, time.monotonic()
+                if self._has_other_model:
+                    self.in_flight.fail_all(ModelChanged(f"{self.plan.model.path} {_CHANGED}"))
+                    self._has_other_model = False
+                self._set_state(EngineState.READY, "")
+                self.in_flight.note_ready()
+                self._processes.note_ready()
+            case wire.Notice(text):
+                notices.info(text)
+            case wire.MemoryWarning(text):
+                self._plans.note_pressure(text)
+            case wire.Failed(text, exit_code):
+                return error_of(text, exit_code)
         return None
 
     def _send(self, message: wire.ToEngine) -> None:

@@ -188,7 +188,7 @@ def pack(message: ToEngine | FromEngine) -> bytes:
     return _HEADER.pack(len(body)) + body
 
 
-def body_length(header: bytes) -> int:
+def body_length(header: bytes | bytearray) -> int:
     """The number of bytes after a frame's first HEADER_BYTES."""
     length: int = _HEADER.unpack(header)[0]
     return length

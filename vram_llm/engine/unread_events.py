@@ -1,0 +1,50 @@
+"""Events of an answer between their arrival and their reader."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from vram_llm.engine.request import TokenEvent
+from vram_llm.errors import RequestTimeout, VramLLMError
+
+MAX_UNREAD = 8192  # events of an answer that its client has not read
+
+
+class UnreadEvents:
+    """The events of one answer that its one reader has not taken, and the error that ends it.
+
+    `on_overflow` is called with the event after MAX_UNREAD, in whose place an error is the last one. It has
+    no more than one reader and one future, since one of its events is made and read for every token.
+    """
+
+    def __init__(self, on_overflow: Callable[[], None]) -> None:
+        self._events: deque[TokenEvent | VramLLMError] = deque()
+        self._arrival: asyncio.Future[None] | None = None  # while the reader waits
+        self._on_overflow = on_overflow
+
+    def put(self, event: TokenEvent | VramLLMError) -> None:
+        """Append an event. After an overflow nothing happens."""
+        n_unread = len(self._events)
+        if n_unread < MAX_UNREAD:
+            self._events.append(event)
+        elif n_unread == MAX_UNREAD:
+            self._events.append(_unread())
+            self._on_overflow()
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    async def take(self) -> TokenEvent | VramLLMError:
+        """The next event. Waits for one."""
+        while not self._events:
+            self._arrival = asyncio.get_running_loop().create_future()
+            try:
+                await self._arrival
+            finally:
+                self._arrival = None
+        return self._events.popleft()
+
+
+def _unread() -> VramLLMError:
+    return RequestTimeout(
+        f"the client left {MAX_UNREAD:,} pieces of the answer unread, so the answer was ended; read it faster"
+    )
