@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import click
@@ -67,7 +68,14 @@ class EffectiveConfig:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--template", is_flag=True, help="Print a file with all options, each in a comment.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of files, with which editors check them.")
-def command(more: tuple[str, ...], as_json: bool, template: bool, schema: bool) -> None:
+@click.option("--import", "imported", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              metavar="FILE", help=(
+    "Print llama-swap's config.yaml, or llama-server's presets (INI), as a file for `serve`; comments say "
+    "what is not taken."
+))  # fmt: skip
+def command(
+    more: tuple[str, ...], as_json: bool, template: bool, schema: bool, imported: Path | None
+) -> None:
     """Show the options that `vram-llm serve` would use, and where each comes from.
 
     The output is a configuration file itself, without API keys. MODEL and options of `serve` may follow:
@@ -78,6 +86,9 @@ def command(more: tuple[str, ...], as_json: bool, template: bool, schema: bool) 
     from vram_llm.cli.configured_command import options_by_key
     from vram_llm.cli.effective_fleet import effective_lists, effective_models
 
+    if imported is not None:
+        terminal.say(_imported(imported))
+        return
     if schema:
         click.echo(files("vram_llm").joinpath("schemas/config-file.json").read_bytes(), nl=False)
         return
@@ -95,6 +106,15 @@ def command(more: tuple[str, ...], as_json: bool, template: bool, schema: bool) 
         return
     for line in _lines(config):
         terminal.say(line)
+
+
+def _imported(path: Path) -> str:
+    """The text of a configuration. Raises BadConfig."""
+    from vram_llm.cli.imported.llama_swap_file import read_llama_swap
+    from vram_llm.cli.imported.presets_file import read_presets
+
+    read = read_presets if path.suffix.lower() == ".ini" else read_llama_swap
+    return f"# from {path.name}\n{read(path)}"
 
 
 def effective_options(ctx: click.Context, options: Iterable[click.Option]) -> Iterator[EffectiveOption]:

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -13,8 +14,11 @@ from vram_llm.cli import terminal
 from vram_llm.cli.short_flags import ShortFlagsCommand
 
 if TYPE_CHECKING:
+    from vram_llm.cli.imported.imported_fleet import ImportedFleet
     from vram_llm.cli.llama_server_line.devices import LlamaDevices
+    from vram_llm.cli.llama_server_line.translation import Translation
 
+_FLEET = "vram-llm.yaml"
 _RESERVE = "--reserve-mib"
 
 
@@ -29,22 +33,53 @@ def command(line: tuple[str, ...], only_prints: bool) -> None:
 
     Flags and LLAMA_ARG_ variables mean what they mean for llama-server; a flag overrides its variable. Flags
     on where weights are (-ngl, -ts, -ot, -dev, ...) are obeyed, and the plan decides the rest. A line on
-    stderr says what is ignored, and why.
+    stderr says what is ignored, and why. Without a model, those of --models-preset and --models-dir are
+    served, or else all that are installed.
     """
+    from vram_llm.cli.imported.router import router_fleet
+    from vram_llm.cli.llama_server_line.model_rules import is_router
+    from vram_llm.cli.llama_server_line.read_line import read_line
     from vram_llm.cli.llama_server_line.translation import translate
-    from vram_llm.errors import DoesNotFit
 
     found = translate(line, os.environ, lambda: _devices(line))
-    arguments = found.arguments()
+    read = read_line(line, os.environ)
+    fleet = router_fleet(read) if is_router(read) else None
     if only_prints:
-        terminal.say(_shell_command(arguments, found.environment))
-        for note in (*found.notes(), *found.always):
-            terminal.say(f"# {note}")
+        _print(found, fleet)
         return
     for note in found.notes():
         terminal.say(note, err=True)
     os.environ.update(found.environment)
-    _pull(arguments)
+    if fleet is None:
+        _pull(found.arguments())
+        _serve_one(found)
+        return
+    for model in fleet.models:
+        for remark in model.remarks:
+            terminal.say(f"{model.name}: {remark}", err=True)
+        _pull(["--model", model.source])
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / _FLEET
+        file.write_text(f"{fleet}\n", encoding="utf-8")
+        _serve(["--config", str(file), *found.arguments()])
+
+
+def _print(found: "Translation", fleet: "ImportedFleet | None") -> None:
+    """A shell's command, with the file it needs for several models."""
+    arguments = found.arguments()
+    if fleet is not None:
+        terminal.say(f"cat > {_FLEET} <<'END'\n{fleet}\nEND")
+        arguments = ["--config", _FLEET, *arguments]
+    terminal.say(_shell_command(arguments, found.environment))
+    for note in (*found.notes(), *found.always):
+        terminal.say(f"# {note}")
+
+
+def _serve_one(found: "Translation") -> None:
+    """Serve a model; without memory kept free if it fits so alone, where the line places the weights."""
+    from vram_llm.errors import DoesNotFit
+
+    arguments = found.arguments()
     try:
         _serve(arguments)
     except DoesNotFit as error:

@@ -169,7 +169,7 @@ def test_what_is_ignored_is_said_with_its_reason() -> None:
 )
 def test_what_is_refused(line: str, sentence: str) -> None:
     with pytest.raises(click.UsageError) as raised:
-        _translated(line)
+        _translated(f"-m m.gguf {line}")
     assert sentence in raised.value.message
 
 

@@ -10,8 +10,8 @@ from vram_llm.cli.llama_server_line.flag import Flag, Line, ValueKind
 from vram_llm.cli.llama_server_line.table import ALL_FLAGS, BY_NAME, variables_of
 from vram_llm.cli.usage_errors import nearest_flag
 
-_TRUE = frozenset({"on", "enabled", "true", "1"})
-_FALSE = frozenset({"off", "disabled", "false", "0"})
+TRUE_WORDS = frozenset({"on", "enabled", "true", "1"})
+FALSE_WORDS = frozenset({"off", "disabled", "false", "0"})
 _REPEATED = frozenset(
     {
         "-ot", "-cmoe", "-ncmoe", "-ncffn", "--lora", "--lora-scaled", "--api-key", "-a", "--spec-type",
@@ -97,13 +97,13 @@ def _of_variables(variables: Mapping[str, str]) -> Iterator[Given]:
             continue
         name, text = found[0], variables[found[0]]
         if flag.kind is ValueKind.SWITCH:
-            if text in _TRUE:
+            if text in TRUE_WORDS:
                 yield Given(flag, f"${name}", value=True)
         elif flag.kind is ValueKind.ON_OFF:
             if name != flag.variable:
                 yield Given(flag, f"${name}", value=False)
-            elif text in _TRUE | _FALSE:
-                yield Given(flag, f"${name}", text in _TRUE)
+            elif text in TRUE_WORDS | FALSE_WORDS:
+                yield Given(flag, f"${name}", text in TRUE_WORDS)
             else:
                 raise click.UsageError(f"${name}: {text!r} is neither true nor false")
         else:

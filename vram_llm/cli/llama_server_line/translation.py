@@ -74,9 +74,18 @@ def translate(
     find_devices: Callable[[], LlamaDevices],
 ) -> Translation:
     """The translation of a command line of llama-server with its environment. Raises UsageError."""
+    from vram_llm.cli.llama_server_line.model_rules import is_router
+    from vram_llm.cli.llama_server_line.several_models import without_placement
+
+    line = read_line(words, variables)
+    return translated(without_placement(line) if is_router(line) else line, find_devices)
+
+
+def translated(line: ReadLine, find_devices: Callable[[], LlamaDevices]) -> Translation:
+    """The translation of a line that is read. Raises UsageError."""
     from vram_llm.cli.llama_server_line.rules import RULES, finish
 
-    found = Translation(read_line(words, variables), find_devices)
+    found = Translation(line, find_devices)
     for given in found.line.given:
         meaning = given.flag.meaning_of(given.value)
         if isinstance(meaning, Rule):

@@ -1,0 +1,70 @@
+"""`vram-llm llama-server` without a model: llama-server's router."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import run_here
+from tests.server.live import serving
+from vram_llm import demo
+
+
+@pytest.fixture
+def presets(tmp_path: Path) -> str:
+    file = tmp_path / "presets.ini"
+    file.write_text(
+        f"[*]\nc = 2048\nthreads = 1\n[one]\nmodel = {demo.path()}\n[two]\nm = {demo.path()}\na = second\n",
+        encoding="utf-8",
+    )
+    return str(file)
+
+
+def test_presets_are_a_file_of_several_models(presets: str) -> None:
+    printed = run_here("llama-server", "--models-preset", presets, "-ngl", "99", "--port", "9", "--print")
+    assert printed.returncode == 0, printed.stderr
+    model = demo.path()
+    assert printed.stdout.splitlines() == [
+        "cat > vram-llm.yaml <<'END'",
+        "models:",
+        "  - name: one",
+        f"    source: {model}",
+        "    n-ctx: 2048",
+        "    threads: 1",
+        "  - name: two",
+        f"    source: {model}",
+        "    aliases: [second]",
+        "    n-ctx: 2048",
+        "    threads: 1",
+        "END",
+        "vram-llm serve --config vram-llm.yaml --port 9 --cors-origin '*'",
+        "# ignored: -ngl 99: the plan of several models decides where each is",
+    ]
+
+
+def test_a_folder_of_models(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").symlink_to(demo.path())
+    printed = run_here("llama-server", "--models-dir", str(tmp_path), "--print")
+    assert printed.returncode == 0, printed.stderr
+    assert f"  - name: a\n    source: {tmp_path}/a.gguf\n" in printed.stdout
+
+
+def test_without_a_model_all_that_are_installed_are_served() -> None:
+    printed = run_here("llama-server", "--print")
+    assert "source: installed" in printed.stdout
+
+
+@pytest.mark.parametrize("flag", ["--models-preset", "--models-dir"])
+def test_a_place_that_is_not_there_is_a_sentence(flag: str) -> None:
+    refused = run_here("llama-server", flag, "/nowhere")
+    assert refused.returncode not in (0, 1)
+    assert "/nowhere" in refused.stderr
+
+
+@pytest.mark.process
+def test_presets_are_served(presets: str) -> None:
+    with serving("--models-preset", presets, command_name="llama-server") as served:
+        served.await_health()
+        assert {model.id for model in served.client.models.list()} >= {"one", "two"}
+        answer = served.client.completions.create(model="second", prompt="1 2 3", max_tokens=4)
+        assert answer.choices[0].text
+        assert served.end() == 0
