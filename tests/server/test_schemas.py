@@ -111,7 +111,7 @@ def test_neutral_values_pass(value: str) -> None:
     assert parse(ChatCompletionRequest, f'{{{HI}, "tools": {value}}}'.encode()).n is None
 
 
-@pytest.mark.parametrize("name", sorted(IGNORED))
+@pytest.mark.parametrize("name", sorted(IGNORED - ChatCompletionRequest.model_fields.keys()))
 def test_fields_without_effect_pass(name: str) -> None:
     assert parse(ChatCompletionRequest, f'{{{HI}, "{name}": "x"}}'.encode()).messages
 

@@ -61,7 +61,7 @@ class Generation:
             self.advance_token_rules(token)
         if self.constraint is not None:
             self.constraint.accept_all(list(tokens))
-        if not self.request.sampling.mirostat:  # its state depends on logits that are gone
+        if not self.request.sampling.is_stateful:  # its state depends on logits that are gone
             self.sampler.resume(tokens)
 
     def draft(self, sequence: Sequence, most: int) -> list[int]:

@@ -29,6 +29,8 @@ class SamplingParams:
     At a temperature of 0 the most likely token is taken, after bias, penalties and DRY. Penalties count
     generated tokens, not the prompt's; DRY counts both. A `last_n` of -1 is the whole context. `samplers` are
     the filters in the order in which they are applied, each as often as it is named; None: the usual order.
+    With a `dynatemp_range` the temperature is at most so far from `temperature`, by the entropy of the row.
+    Filters by probability leave at least `min_keep` tokens.
     """
 
     temperature: float = 1.0
@@ -53,7 +55,12 @@ class SamplingParams:
     mirostat_eta: float = 0.1
     logit_bias: dict[int, float] | None = None
     seed: int | None = None
-    samplers: tuple[str, ...] | None = None  # names of FILTERS, or "infill"
+    samplers: tuple[str, ...] | None = None  # names of FILTERS, "infill" or "adaptive_p"
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    min_keep: int = 0
+    adaptive_target: float = -1.0  # probability near which "adaptive_p" samples; below 0: off
+    adaptive_decay: float = 0.9
 
     @property
     def has_penalties(self) -> bool:
@@ -66,9 +73,20 @@ class SamplingParams:
         return self.has_penalties or self.dry_multiplier > 0 or bool(self.logit_bias)
 
     @property
+    def is_special(self) -> bool:
+        """True if only a chain of llama.cpp's samplers will do, whatever the other parameters are."""
+        return self.samplers is not None or self.dynatemp_range > 0 or self.min_keep > 1
+
+    @property
+    def is_stateful(self) -> bool:
+        """True if a token depends on the probabilities of earlier ones."""
+        is_adaptive = self.adaptive_target >= 0 and "adaptive_p" in (self.samplers or ())
+        return bool(self.mirostat) or is_adaptive
+
+    @property
     def is_greedy(self) -> bool:
         """True if the model's most likely token is taken."""
-        return self.temperature <= 0 and not self.changes_logits and self.samplers is None
+        return self.temperature <= 0 and not self.changes_logits and not self.is_special
 
 
 class GrammarKind(StrEnum):
@@ -204,8 +222,10 @@ class Request:
     def can_resume(self) -> bool:
         """True if another engine may continue the answer: the same one, or one that nobody saw begin."""
         sampling = self.sampling
-        is_repeatable = sampling.seed is not None and not (sampling.mirostat or sampling.xtc_probability > 0)
-        return self.whole or sampling.temperature <= 0 or is_repeatable
+        is_random = sampling.is_stateful or sampling.xtc_probability > 0
+        is_repeatable = sampling.seed is not None and not is_random
+        takes_best = sampling.temperature <= 0 and sampling.dynatemp_range <= 0
+        return self.whole or takes_best or is_repeatable
 
     @property
     def has_token_rules(self) -> bool:

@@ -118,25 +118,33 @@ class SamplerChain:
         """Keep the `k` best tokens."""
         self._add(C.llama_sampler_init_top_k(k))
 
-    def typical(self, p: float) -> None:
-        """Keep the most typical tokens that make up `p`."""
-        self._add(C.llama_sampler_init_typical(p, 1))
+    def typical(self, p: float, min_keep: int = 1) -> None:
+        """Keep the most typical tokens that make up `p`, and at least `min_keep`."""
+        self._add(C.llama_sampler_init_typical(p, min_keep))
 
-    def top_p(self, p: float) -> None:
-        """Keep the best tokens that make up `p`."""
-        self._add(C.llama_sampler_init_top_p(p, 1))
+    def top_p(self, p: float, min_keep: int = 1) -> None:
+        """Keep the best tokens that make up `p`, and at least `min_keep`."""
+        self._add(C.llama_sampler_init_top_p(p, min_keep))
 
-    def min_p(self, p: float) -> None:
-        """Keep tokens with at least `p` times the probability of the best."""
-        self._add(C.llama_sampler_init_min_p(p, 1))
+    def min_p(self, p: float, min_keep: int = 1) -> None:
+        """Keep tokens with at least `p` times the probability of the best, and at least `min_keep`."""
+        self._add(C.llama_sampler_init_min_p(p, min_keep))
 
-    def xtc(self, probability: float, threshold: float, seed: int) -> None:
+    def xtc(self, probability: float, threshold: float, seed: int, min_keep: int = 1) -> None:
         """With `probability`, drop all tokens above `threshold` except the least likely of them."""
-        self._add(C.llama_sampler_init_xtc(probability, threshold, 1, seed))
+        self._add(C.llama_sampler_init_xtc(probability, threshold, min_keep, seed))
 
     def temperature(self, temperature: float) -> None:
         """Divide the logits."""
         self._add(C.llama_sampler_init_temp(temperature))
+
+    def dynamic_temperature(self, temperature: float, most_change: float, exponent: float) -> None:
+        """Divide the logits by a temperature that grows with the entropy of the candidates."""
+        self._add(C.llama_sampler_init_temp_ext(temperature, most_change, exponent))
+
+    def adaptive_p(self, target: float, decay: float, seed: int) -> None:
+        """Sample tokens whose probabilities are near `target` on average."""
+        self._add(C.llama_sampler_init_adaptive_p(target, decay, seed))
 
     def infill(self, vocab: int) -> None:
         """Merge tokens that begin alike and prefer an end, as llama.cpp does to fill gaps in code.

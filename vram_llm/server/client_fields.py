@@ -12,7 +12,7 @@ IGNORED = frozenset(
         "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
         # llama-server: options of the server decide on prompt reuse and drafting
         "id_slot", "n_keep", "n_discard", "n_cache_reuse", "backend_sampling",
-        "sse_ping_interval", "adaptive_decay", "dynatemp_exponent", "reasoning_control",
+        "sse_ping_interval", "reasoning_control",
         "speculative.n_max", "speculative.n_min", "speculative.p_min", "speculative.type",
         # vLLM, SGLang
         "priority", "request_id", "cache_salt", "rid", "guided_decoding_backend",
@@ -30,8 +30,7 @@ IGNORED = frozenset(
 
 NEUTRAL: Neutral = {
     # llama-server
-    "response_fields": ([],),
-    "dynatemp_range": (0,), "min_keep": (0, 1), "adaptive_target": (-1,), "grammar_lazy": (False,),
+    "response_fields": ([],), "grammar_lazy": (False,),
     "grammar_triggers": ([],), "preserved_tokens": ([],), "parse_tool_calls": (True,),
     "post_sampling_probs": (False,), "return_tokens": (False,), "verbose": (False,),
     "reasoning_in_content": (False,), "reasoning_budget_message": ("",),

@@ -23,11 +23,11 @@ _OFF: dict[str, dict[str, float]] = {  # in the usual order; the values turn a f
     "xtc": {"xtc_probability": 0.0},
     "temperature": {"temperature": 1.0},
 }
-_NAMES = (*_OFF, "infill")
+_NAMES = (*_OFF, "infill", "adaptive_p")
 _ALSO = {"typical_p": "typ_p", "temp": "temperature"}
 _LETTERS = {
     "e": "penalties", "d": "dry", "s": "top_n_sigma", "k": "top_k", "y": "typ_p", "p": "top_p", "m": "min_p",
-    "x": "xtc", "t": "temperature", "i": "infill",
+    "x": "xtc", "t": "temperature", "i": "infill", "a": "adaptive_p",
 }  # fmt: skip
 _MOST = 32  # each takes time for each token
 

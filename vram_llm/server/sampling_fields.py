@@ -73,6 +73,11 @@ class SamplingFields(Fields):
     mirostat_mode: Mirostat | None = None  # text-generation-webui's name
     mirostat_tau: Annotated[float, Field(ge=0, le=100)] | None = None
     mirostat_eta: Annotated[float, Field(ge=0, le=1)] | None = None
+    dynatemp_range: Annotated[float, Field(ge=0, le=100)] | None = None
+    dynatemp_exponent: Annotated[float, Field(ge=0, le=100)] | None = None
+    min_keep: Annotated[int, WHOLE, Field(ge=0, lt=_INT32)] | None = None
+    adaptive_target: Annotated[float, Field(le=1)] | None = None  # below 0: off
+    adaptive_decay: Annotated[float, Field(ge=0, le=0.99)] | None = None
     logit_bias: LogitBias = None
     samplers: SamplerNames = None
 
@@ -83,7 +88,12 @@ class SamplingFields(Fields):
         names = {_MEANS.get(name, name) for name in sent & SamplingFields.model_fields.keys()}
         given = {name: self.setting(name, *_ALSO.get(name, ())) for name in names - {"samplers"}}
         named = {name: _as_param(name, value, n_vocab) for name, value in given.items() if value is not None}
-        return SamplingParams(**{**defaults, **named, **sampler_settings(self.setting("samplers"))})
+        sampling = SamplingParams(**{**defaults, **named, **sampler_settings(self.setting("samplers"))})
+        if sampling.adaptive_target >= 0 and not sampling.is_stateful:
+            raise RequestError(
+                "'adaptive_target' is for the sampler 'adaptive_p': name it in 'samplers'", "adaptive_target"
+            )
+        return sampling
 
     def setting(self, *names: str) -> Any:
         """The value of a setting with several names. Raises RequestError if two are given and differ.

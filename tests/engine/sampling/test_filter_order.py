@@ -181,3 +181,64 @@ def test_infill_refused(model: LoadedModel, options: dict[str, Any]) -> None:
 
 def test_infill_taken(model: LoadedModel) -> None:
     check_infill_sampler(make_request("a", sampling=SamplingParams(samplers=INFILL, top_k=256)), model.vocab)
+
+
+@pytest.mark.parametrize(
+    ("options", "filters"),
+    [
+        ({"temperature": 1.0, "dynatemp_range": 0.5}, [("dynamic_temperature", (1.0, 0.5, 1.0))]),
+        (
+            {"temperature": 1.0, "dynatemp_range": 0.5, "dynatemp_exponent": 2.0, "top_k": 9},
+            [("top_k", (9,)), ("dynamic_temperature", (1.0, 0.5, 2.0))],
+        ),
+        ({"temperature": 0.0, "dynatemp_range": 2.0}, [("dynamic_temperature", (1.0005, 0.9995, 1.0))]),
+        ({"top_p": 0.01, "min_keep": 7}, [("top_p", (0.01, 7))]),
+        ({"min_p": 1.0, "min_keep": 3}, [("min_p", (1.0, 3))]),
+        ({"typical_p": 0.01, "min_keep": 5}, [("typical", (0.01, 5))]),
+    ],
+    ids=str,
+)
+def test_a_temperature_by_entropy_and_a_least_number_of_tokens(
+    model: LoadedModel, made: Made, options: dict[str, Any], filters: list[tuple[str, tuple[Any, ...]]]
+) -> None:
+    chain = SamplerChain(model.vocab.n_tokens)
+    for name, values in filters:
+        getattr(chain, name)(*values)
+    logits = chain.filtered(model.logits(ROW))
+    chain.close()
+    candidates = made(**options, seed=1).sample_candidates(ROW)[1]
+    best = max(logits.values())
+    weights = {token: float(np.exp(logit - best)) for token, logit in logits.items()}
+    total = sum(weights.values())
+    expected = {token: weight / total for token, weight in weights.items() if weight}
+    assert candidates == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 100.0])
+def test_a_dynamic_temperature_of_nearly_0_takes_the_best(
+    model: LoadedModel, made: Made, exponent: float
+) -> None:
+    best = int(model.logits(ROW).argmax())
+    bias = {best: 80.0}
+    sampler = made(temperature=0.5, dynatemp_range=0.5, dynatemp_exponent=exponent, logit_bias=bias, seed=1)
+    assert {sampler.sample(ROW) for _ in range(20)} == {best}
+
+
+def test_adaptive_p_samples_near_its_target(made: Made) -> None:
+    """The mean probability of what is sampled is higher with the higher target."""
+    means = []
+    for target in (0.02, 0.5):
+        sampler = made(
+            samplers=("top_k", "temperature", "adaptive_p"), top_k=20, temperature=0.3, seed=3,
+            adaptive_target=target,
+        )  # fmt: skip
+        plain = made(top_k=20, temperature=0.3).sample_candidates(ROW)[1]
+        means.append(np.mean([plain[sampler.sample(ROW)] for _ in range(300)]))
+    assert means[0] < means[1]
+
+
+def test_what_is_resumed(made: Made) -> None:
+    adaptive = SamplingParams(samplers=("adaptive_p",), adaptive_target=0.3, seed=1)
+    assert not make_request("a", sampling=adaptive).can_resume
+    assert make_request("a", sampling=SamplingParams(samplers=("adaptive_p",), seed=1)).can_resume
+    assert not make_request("a", sampling=SamplingParams(temperature=0, dynatemp_range=1)).can_resume

@@ -31,7 +31,7 @@ def device_sampler_config(request: Request, n_vocab: int) -> DeviceSamplerConfig
         return None
     if request.has_token_rules:
         return None
-    if params.has_penalties or params.dry_multiplier > 0 or params.samplers is not None:
+    if params.has_penalties or params.dry_multiplier > 0 or params.is_special:
         return None
     bias = tuple(sorted((params.logit_bias or {}).items()))
     if len(bias) > MOST_BIASED:
@@ -91,6 +91,6 @@ class SamplerFactory:
 def numpy_suffices(params: SamplingParams) -> bool:
     """Whether sampling needs only temperature, top-k, top-p and min-p."""
     filters = params.typical_p < 1 or params.top_n_sigma > 0 or params.xtc_probability > 0
-    if params.temperature < MIN_TEMPERATURE or params.samplers is not None:
+    if params.temperature < MIN_TEMPERATURE or params.is_special:
         return False
     return not (filters or params.changes_logits or params.mirostat)

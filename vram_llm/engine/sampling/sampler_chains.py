@@ -7,6 +7,8 @@ from vram_llm.engine.sequence import DeviceSamplerConfig
 from vram_llm.llama.sampling import MIN_TEMPERATURE, DrySampler, SamplerChain, seed_of
 from vram_llm.llama.vocab import Vocab
 
+_LEAST_DYNAMIC = 1e-3  # near 0 llama.cpp's division overflows
+
 
 def host_chain(
     vocab: Vocab, params: SamplingParams, n_ctx: int, dry: DrySampler | None, prompt: list[int]
@@ -15,7 +17,7 @@ def host_chain(
     chain, seed = SamplerChain(vocab.n_tokens), seed_of(params.seed)
     if params.logit_bias:
         chain.bias(params.logit_bias)
-    is_greedy = params.temperature < MIN_TEMPERATURE and params.samplers is None
+    is_greedy = params.temperature < MIN_TEMPERATURE and not params.is_special
     names = FILTERS if params.samplers is None else params.samplers
     if is_greedy or params.mirostat:
         names = ("penalties", "dry")  # others leave the best token, or mirostat replaces them
@@ -27,13 +29,15 @@ def host_chain(
             _add_penalties(chain, params, n_ctx)
         elif name == "infill":
             vocab.add_infill(chain)
-        else:
+        elif name != "adaptive_p":
             _ADD[name](chain, params, seed)
     if is_greedy:
         chain.greedy()
     elif params.mirostat:
         chain.temperature(params.temperature)
         chain.mirostat(params.mirostat, params.mirostat_tau, params.mirostat_eta, seed)
+    elif params.is_stateful:
+        chain.adaptive_p(params.adaptive_target, params.adaptive_decay, seed)
     else:
         chain.draw(seed)
     return chain
@@ -61,26 +65,30 @@ def _add_top_k(chain: SamplerChain, params: SamplingParams, _seed: int) -> None:
 
 def _add_typical(chain: SamplerChain, params: SamplingParams, _seed: int) -> None:
     if params.typical_p < 1:
-        chain.typical(params.typical_p)
+        chain.typical(params.typical_p, max(params.min_keep, 1))
 
 
 def _add_top_p(chain: SamplerChain, params: SamplingParams, _seed: int) -> None:
     if params.top_p < 1:
-        chain.top_p(params.top_p)
+        chain.top_p(params.top_p, max(params.min_keep, 1))
 
 
 def _add_min_p(chain: SamplerChain, params: SamplingParams, _seed: int) -> None:
     if params.min_p > 0:
-        chain.min_p(params.min_p)
+        chain.min_p(params.min_p, max(params.min_keep, 1))
 
 
 def _add_xtc(chain: SamplerChain, params: SamplingParams, seed: int) -> None:
     if params.xtc_probability > 0:
-        chain.xtc(params.xtc_probability, params.xtc_threshold, seed)
+        chain.xtc(params.xtc_probability, params.xtc_threshold, seed, max(params.min_keep, 1))
 
 
 def _add_temperature(chain: SamplerChain, params: SamplingParams, _seed: int) -> None:
-    if params.temperature < MIN_TEMPERATURE:
+    if params.dynatemp_range > 0:
+        high = params.temperature + params.dynatemp_range
+        low = max(params.temperature - params.dynatemp_range, _LEAST_DYNAMIC)
+        chain.dynamic_temperature((high + low) / 2, (high - low) / 2, params.dynatemp_exponent)
+    elif params.temperature < MIN_TEMPERATURE:
         chain.top_k(1)
     else:
         chain.temperature(params.temperature)

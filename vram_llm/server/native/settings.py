@@ -21,11 +21,6 @@ def sampling_settings(sampling: SamplingParams) -> dict[str, Any]:
     return {
         "seed": LLAMA_SERVER_RANDOM_SEED if seed is None else seed,
         **given,
-        "dynatemp_range": 0.0,
-        "dynatemp_exponent": 1.0,
-        "adaptive_target": -1.0,
-        "adaptive_decay": 0.9,
-        "min_keep": 0,
         "logit_bias": biases,
         "samplers": samplers,
     }
