@@ -150,6 +150,12 @@ CLIENTS = (
         ),
     ),
     Client(
+        name="langchain-llama-cpp",
+        program="langchain_llama_cpp.py",
+        environment=Python("langchain-llama-cpp"),
+        packages=("langchain-llama-cpp",),
+    ),
+    Client(
         name="langchain-js-openai",
         program="langchain_js.mjs",
         options=("openai",),
@@ -204,6 +210,13 @@ CLIENTS = (
         packages=("llm",),
     ),
     Client(
+        name="llm-llama-server",
+        program="llm_llama_server.py",
+        environment=Python("llm-llama-server"),
+        packages=("llm", "llm-llama-server"),
+        lacks=("tool_streamed",),  # the plug-in's models with tools do not stream
+    ),
+    Client(
         name="aider",
         program="aider.py",
         environment=Python("aider"),
@@ -215,6 +228,14 @@ CLIENTS = (
         program="open_webui.py",
         environment=Python("open-webui"),
         packages=("open-webui",),
+    ),
+    Client(
+        name="sillytavern",
+        program="sillytavern.py",
+        environment=Node("sillytavern"),
+        packages=("sillytavern",),
+        lacks=("tool", "tool_streamed"),
+        time_limit_s=600,
     ),
 )
 LM_EVAL = Python("lm-eval")

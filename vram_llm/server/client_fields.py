@@ -25,6 +25,9 @@ IGNORED = frozenset(
         "penalize_newline",
         # Z.AI, Open WebUI, text-generation-webui
         "tool_stream", "user_id", "chat_id", "conversation_id", "truncation_length",
+        "t_max_prompt_ms",  # llama-server does not read it either
+        # SillyTavern: for its own server
+        "api_type", "api_server",
     }
 )  # fmt: skip
 
@@ -44,10 +47,11 @@ NEUTRAL: Neutral = {
     # OpenRouter, Mistral, Z.AI, xAI
     "plugins": ([],), "top_a": (0,), "safe_prompt": (False,), "do_sample": (True,), "deferred": (False,),
     "search_parameters": ({"mode": "off"},),
-    # text-generation-webui and SillyTavern
+    # text-generation-webui, KoboldCpp and SillyTavern
+    "skew": (0,), "max_tokens_second": (0,), "rep_pen_slope": (0, 1), "temperature_last": (True,),
     "tfs": (1,), "min_length": (0,), "add_bos_token": (True,), "ban_eos_token": (False,),
     "smoothing_factor": (0,), "smoothing_curve": (1,), "guidance_scale": (1,), "negative_prompt": ("",),
-    "encoder_repetition_penalty": (1,), "no_repeat_ngram_size": (0,), "repetition_penalty_range": (0,),
+    "encoder_repetition_penalty": (1,), "no_repeat_ngram_size": (0,),
     "epsilon_cutoff": (0,), "eta_cutoff": (0,), "penalty_alpha": (0,), "num_beams": (1,), "nsigma": (0,),
     "dynamic_temperature": (False,), "custom_token_bans": ("",), "banned_strings": ([],),
     "banned_tokens": ([], ""), "grammar_string": ("",), "mode": ("instruct", "chat"),

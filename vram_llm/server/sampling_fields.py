@@ -15,9 +15,9 @@ MAX_BREAKERS = 16  # each is searched for in the whole vocabulary
 MAX_TEMPERATURE = 1_000_000  # llama-server has no limit; at this value all tokens are equally likely
 _INT32 = 2**31
 _ALSO = {
-    "seed": ("random_seed",),
+    "seed": ("random_seed", "sampler_seed"),
     "typical_p": ("typ_p", "typical"),
-    "repeat_penalty": ("repetition_penalty",),
+    "repeat_penalty": ("repetition_penalty", "rep_pen"),
     "mirostat": ("mirostat_mode",),
 }
 
@@ -37,6 +37,7 @@ LastN = Annotated[int, WHOLE, Field(ge=-1, lt=_INT32)]  # -1: the whole context
 Breaker = Annotated[str, Field(min_length=1, max_length=40)]  # llama.cpp reads no more characters
 
 
+_RANGES = ("rep_pen_range", "repetition_penalty_range")
 _MEANS = {also: name for name, others in _ALSO.items() for also in others}
 
 
@@ -49,6 +50,7 @@ class SamplingFields(Fields):
 
     seed: Seed | None = None  # RANDOM_SEEDS: random
     random_seed: Seed | None = None  # Mistral's name
+    sampler_seed: Seed | None = None  # KoboldCpp's name
     temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None = None
     top_p: Share | None = None
     top_k: Annotated[int, WHOLE, Field(ge=-_INT32, lt=_INT32)] | None = None  # 0 or less: off
@@ -63,7 +65,10 @@ class SamplingFields(Fields):
     frequency_penalty: Penalty | None = None
     repeat_penalty: RepeatPenalty | None = None
     repetition_penalty: RepeatPenalty | None = None  # vLLM's name
+    rep_pen: RepeatPenalty | None = None  # KoboldCpp's name
     repeat_last_n: LastN | None = None
+    rep_pen_range: LastN | None = None  # KoboldCpp's and text-generation-webui's; SillyTavern sends all three
+    repetition_penalty_range: LastN | None = None
     dry_multiplier: Annotated[float, Field(ge=0, le=100)] | None = None
     dry_base: Annotated[float, Field(ge=1, le=100)] | None = None
     dry_allowed_length: Annotated[int, WHOLE, Field(ge=0, lt=_INT32)] | None = None
@@ -86,7 +91,9 @@ class SamplingFields(Fields):
         options = getattr(self, "options", None)
         sent = self.model_fields_set if options is None else self.model_fields_set | options.model_fields_set
         names = {_MEANS.get(name, name) for name in sent & SamplingFields.model_fields.keys()}
-        given = {name: self.setting(name, *_ALSO.get(name, ())) for name in names - {"samplers"}}
+        names -= {"samplers", *_RANGES}
+        given = {name: self.setting(name, *_ALSO.get(name, ())) for name in names}
+        self._check_ranges()
         named = {name: _as_param(name, value, n_vocab) for name, value in given.items() if value is not None}
         sampling = SamplingParams(**{**defaults, **named, **sampler_settings(self.setting("samplers"))})
         if sampling.adaptive_target >= 0 and not sampling.is_stateful:
@@ -94,6 +101,12 @@ class SamplingFields(Fields):
                 "'adaptive_target' is for the sampler 'adaptive_p': name it in 'samplers'", "adaptive_target"
             )
         return sampling
+
+    def _check_ranges(self) -> None:
+        """Raises RequestError for a range by a name whose 0 is another one than that of `repeat_last_n`."""
+        for name in _RANGES:
+            if getattr(self, name, None) not in (None, 0, self.setting("repeat_last_n")):
+                raise RequestError(f"'{name}' must be 0, or that of 'repeat_last_n'; send that one", name)
 
     def setting(self, *names: str) -> Any:
         """The value of a setting with several names. Raises RequestError if two are given and differ.

@@ -124,6 +124,7 @@ class GenerationFields(SamplingFields, GrammarFields, LoraFields):
     num_ctx: Annotated[int, WHOLE, Field(ge=0)] | None = None
     min_tokens: Annotated[int, WHOLE, Field(ge=0, le=MAX_TOKENS)] | None = None
     stop: Stop = None
+    stopping_strings: Stop = None  # text-generation-webui's name
     stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOPS)] | None = None
     ignore_eos: bool | None = None
     max_time: Annotated[float, Field(gt=0)] | None = None  # seconds, as in transformers
@@ -166,7 +167,7 @@ class GenerationFields(SamplingFields, GrammarFields, LoraFields):
 
     def stops(self) -> tuple[str, ...]:
         """The stop strings. Raises RequestError."""
-        given = self.setting("stop")
+        given = self.setting("stop", "stopping_strings")
         if given is None:
             return ()
         stops = [given] if isinstance(given, str) else given
@@ -198,6 +199,7 @@ class OpenAIFields(GenerationFields):
     n_cmpl: Annotated[int, WHOLE, Field(ge=1, le=MAX_CHOICES)] | None = None
     n_predict: MaxTokens = None
     num_predict: MaxTokens = None
+    max_new_tokens: MaxTokens = None  # text-generation-webui's name
     options: OllamaOptions | None = None
 
     @property
@@ -210,7 +212,9 @@ class OpenAIFields(GenerationFields):
 
         A limit below 0 is none. Raises RequestError if two fields differ.
         """
-        given: int | None = self.setting("max_completion_tokens", "max_tokens", "n_predict", "num_predict")
+        given: int | None = self.setting(
+            "max_completion_tokens", "max_tokens", "n_predict", "num_predict", "max_new_tokens"
+        )
         limit = default if given is None else given
         return None if limit is None or limit < 0 else limit
 

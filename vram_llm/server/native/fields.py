@@ -38,7 +38,7 @@ class NativeFields(OpenAIFields):
     `n_discard`: no context is shifted.
     """
 
-    ignored: ClassVar[frozenset[str]] = frozenset({"t_max_prompt_ms", "oaicompat"})
+    ignored: ClassVar[frozenset[str]] = frozenset({"oaicompat", "include_reasoning"})
     not_yet: ClassVar[Neutral] = {"add_special_tokens": (True,), "echo": (False,), "best_of": (1,)}
 
     max_completion_tokens: Annotated[int, WHOLE] | None = None
@@ -52,6 +52,9 @@ class NativeFields(OpenAIFields):
     def n_top(self) -> int | None:
         """The number of candidates to give per token; None: none."""
         return (self.n_probs if self.n_probs is not None else self.logprobs) or None
+
+    def check_context(self, n_ctx: int) -> None:
+        """`num_ctx` is Ollama's, and has no effect here: SillyTavern sends the size that its user has set."""
 
     def wants(self, name: str) -> bool:
         """Whether a field of the reply is wanted."""
