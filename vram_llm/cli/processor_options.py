@@ -43,7 +43,7 @@ PROCESSOR_OPTIONS = (
                has_default=False, help="CPUs that threads may use, as a hexadecimal number.  [default: all]"),
     PlanOption(flags="--cpu-range -Cr", fields=("processor.cpu_range",), type=_RANGE, metavar="LOW-HIGH",
                has_default=False, help="CPUs that threads may use, with those of --cpu-mask."),
-    PlanOption(flags="--cpu-strict", fields=("processor.cpu_strict",), type=click.BOOL, metavar="0|1",
+    PlanOption(flags="--cpu-strict", fields=("processor.cpu_strict",), type=click.BOOL, metavar="SWITCH",
                help="Whether each thread has one CPU of the mask or range for itself."),
     PlanOption(flags="--prio", fields=("processor.priority",), type=_PRIORITY, metavar="N", help=(
         "Priority of threads: -1 low, 0 normal, 1 medium, 2 high, 3 realtime; above 0 the system has to "
@@ -57,7 +57,7 @@ PROCESSOR_OPTIONS = (
     PlanOption(flags="--cpu-range-batch -Crb", fields=("processor.cpu_range_batch",), type=_RANGE,
                metavar="LOW-HIGH", has_default=False, help=_BATCH),
     PlanOption(flags="--cpu-strict-batch", fields=("processor.cpu_strict_batch",), type=click.BOOL,
-               metavar="0|1", has_default=False, help=_BATCH),
+               metavar="SWITCH", has_default=False, help=_BATCH),
     PlanOption(flags="--prio-batch", fields=("processor.priority_batch",), type=_PRIORITY, metavar="N",
                has_default=False, help=_BATCH),
     PlanOption(flags="--poll-batch", fields=("processor.poll_batch",), type=_POLL, metavar="N",

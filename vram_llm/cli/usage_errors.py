@@ -102,7 +102,10 @@ def nearest_flag(flag: str, known: Collection[str]) -> str | None:
     """The known flag that is meant by a flag of another program, or that is spelled almost the same."""
     if (meant := _FLAGS.get(flag)) in known:
         return meant
-    return next(iter(difflib.get_close_matches(flag, known, n=1, cutoff=_ALIKE)), None)
+    alike = difflib.get_close_matches(flag, known, n=3, cutoff=_ALIKE)
+    return max(
+        alike, key=lambda other: sorted(other) == sorted(flag), default=None
+    )  # letters in another order
 
 
 _TYPES = {  # click's words
