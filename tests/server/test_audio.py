@@ -12,10 +12,11 @@ import pytest
 
 from tests.companions import write_ears
 from tests.engine.harness import EXACT, write_f32
+from tests.pictures import png
 from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine
 from tests.server.live import in_thread, listening_with, openai_sdk
-from tests.sounds import tone, wav
+from tests.sounds import flac, mp3, tone, wav
 from vram_llm.machine.types import Host, Machine
 from vram_llm.planner.types import Workload
 from vram_llm.workflows import planning
@@ -63,6 +64,20 @@ async def test_a_data_url(client: httpx.AsyncClient, engine: FakeEngine) -> None
         body = {"messages": [{"role": "user", "content": [part, {"type": "text", "text": "?"}]}]}
         assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
         assert engine.requests[-1].images[0].data == SOUND
+
+
+async def test_sounds_and_images_of_completions(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    """Each file says itself which it is."""
+    engine.info = replace(INFO, takes_audio=True, takes_images=True)
+    files = [in_base64(SOUND), in_base64(png(1)), in_base64(mp3(2)), in_base64(flac(tone(440)))]
+    prompt = {"prompt_string": "<__media__>" * 4 + "?", "multimodal_data": files}
+    assert (await client.post("/completion", json={"prompt": prompt})).status_code == 200
+    assert [image.is_audio for image in engine.requests[-1].images] == [True, False, True, True]
+    engine.info = INFO
+    for file, why in ((files[0], "without a projector of sound"), (files[1], "without a projector")):
+        prompt = {"prompt_string": "<__media__>?", "multimodal_data": [file]}
+        refused = await client.post("/completion", json={"prompt": prompt})
+        assert why in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

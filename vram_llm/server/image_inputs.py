@@ -70,11 +70,23 @@ class RequestImages:
     def from_base64(self, data: object, at: str) -> str:
         """The mark of an image given in base64. Raises RequestError naming the place `at`."""
         self._check(at)
-        if not isinstance(data, str):
-            raise RequestError(f"'{at}' must be a string in base64", at)
         return self._add(self._decoded(data, at), at)
 
-    def _decoded(self, data: str, at: str) -> bytes:
+    def from_any(self, data: object, at: str) -> str:
+        """The mark of an image or audio file given in base64, whose first bytes say which it is.
+
+        Raises RequestError.
+        """
+        self._check_count(at)
+        file = self._decoded(data, at)
+        if _is_audio(file):
+            return self.add_audio(file, at)
+        self._check(at)
+        return self._add(file, at)
+
+    def _decoded(self, data: object, at: str) -> bytes:
+        if not isinstance(data, str):
+            raise RequestError(f"'{at}' must be a string in base64", at)
         self._check_bytes(len(data) * 3 // 4 - 2, at)
         try:
             return base64.b64decode("".join(data.split()), validate=True)
@@ -85,9 +97,7 @@ class RequestImages:
         """The mark of an audio file given in base64, or as a data: URL of it. Raises RequestError."""
         self._check_count(at)
         self._check_takes_audio(at)
-        if not isinstance(data, str):
-            raise RequestError(f"'{at}' must be a string in base64", at)
-        if data[:5].lower() == "data:":
+        if isinstance(data, str) and data[:5].lower() == "data:":
             data = data.partition(",")[2]
         return self.add_audio(self._decoded(data, at), at)
 
@@ -203,6 +213,13 @@ class RequestImages:
         self._check_bytes(about.st_size, at)
         with open(file, "rb", closefd=False) as stream:
             return stream.read(MAX_IMAGE_BYTES + 1)  # the file may have grown
+
+
+def _is_audio(file: bytes) -> bool:
+    """As llama.cpp tells them apart (mtmd-helper.cpp, is_audio_file): WAV, FLAC, MP3."""
+    is_wav = file.startswith(b"RIFF") and file[8:12] == b"WAVE"
+    is_frame = len(file) > 1 and file[0] == 0xFF and file[1] & 0xE0 == 0xE0
+    return is_wav or is_frame or file.startswith((b"fLaC", b"ID3"))
 
 
 def detail_of(part: dict[str, object], at: str) -> None:

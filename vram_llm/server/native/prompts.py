@@ -64,7 +64,7 @@ async def _of_object(
             f"'{at}.multimodal_data' must be a list of strings in base64", f"{at}.multimodal_data"
         )
     images = serving.request_images(info)
-    marks = [images.from_base64(item, f"{at}.multimodal_data[{i}]") for i, item in enumerate(data)]
+    marks = [images.from_any(item, f"{at}.multimodal_data[{i}]") for i, item in enumerate(data)]
     return _with_images(text, marks, images, f"{at}.prompt_string")
 
 
