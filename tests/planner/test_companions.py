@@ -99,6 +99,25 @@ def test_a_draft_model_goes_where_the_model_does_not(
 
 
 @pytest.mark.parametrize(
+    ("wish", "home"), [("gpu0", "GPU0"), ("GPU1", "GPU1"), ("host", HOST), ("CPU", HOST), (None, "GPU1")]
+)
+def test_a_wish_goes_before_the_planners_choice(wish: str | None, home: str) -> None:
+    one = dataclasses.replace(candidate(2 * GIB), wished_device=wish)
+    (settled,), _ = place_companions(machine([8 * GIB, 12 * GIB]), [one], GIB, {"GPU1"})
+    assert settled.device == home
+
+
+@pytest.mark.parametrize(
+    ("wish", "sentence"),
+    [("GPU7", "is to be on GPU7, and the devices are GPU0, host"), ("GPU0", "on GPU0, which is .* short")],
+)
+def test_a_wish_that_cannot_be_is_a_sentence(wish: str, sentence: str) -> None:
+    one = dataclasses.replace(candidate(8 * GIB), wished_device=wish)
+    with pytest.raises(BadPlan, match=sentence):
+        place_companions(machine([8 * GIB]), [one], GIB)
+
+
+@pytest.mark.parametrize(
     ("speeds", "split", "idle"),
     [
         ((900, 300), None, {"GPU1"}),

@@ -126,6 +126,10 @@ WORKLOAD_OPTIONS = (
     )),
     PlanOption(flags="--no-mmproj", fields=("find_mmproj",), is_flag=True, from_field=operator.not_,
                to_field=operator.not_, help="Do not use the projector in the model's folder."),
+    PlanOption(flags="--mmproj-device -mmdev", fields=("mmproj_device",), metavar="DEVICE",
+               has_default=False, help=(
+        "The projector's device, such as GPU0, or host.  [default: the card with the most free memory]"
+    )),
     PlanOption(flags="--lora", fields=("loras",), multiple=True, type=LoraType(), metavar="FILE[:SCALE]",
                help="Run with this LoRA adapter, applied at SCALE. Repeat for more.  [default scale: 1]"),
     PlanOption(flags="--control-vector", fields=VECTORS, multiple=True, metavar="FILE,...",
@@ -144,6 +148,8 @@ WORKLOAD_OPTIONS = (
         "on an idle card, or else on the card with the most free memory. Its context is as long as MODEL's. "
         "mtp: MODEL's own MTP head; auto: this head if the file has one and it pays."
     )),
+    PlanOption(flags="--draft-device -devd --device-draft", fields=("draft_device",), metavar="DEVICE",
+               has_default=False, help="The draft model's device, such as GPU0, or host."),
     PlanOption(flags="--threads -t", fields=("n_threads",), type=click.IntRange(1), metavar="N",
                has_default=False, help="CPU threads.  [default: one per core]"),
     PlanOption(flags="--threads-batch -tb", fields=("n_threads_batch",), type=click.IntRange(1), metavar="N",

@@ -21,6 +21,7 @@ from vram_llm.planner.llama_split import placement_from_counts
 from vram_llm.planner.memory.host_pool import divide_host_memory
 from vram_llm.planner.memory.lora import AdapterWeights
 from vram_llm.planner.overhead import overhead_bytes
+from vram_llm.planner.override_text import CPU
 from vram_llm.planner.types import (
     HOST,
     Companion,
@@ -32,6 +33,7 @@ from vram_llm.planner.types import (
     Plan,
     Workload,
 )
+from vram_llm.units import format_bytes
 
 _Estimate = TypeVar("_Estimate", DeviceEstimate, HostEstimate)
 
@@ -56,6 +58,7 @@ class UnplacedCompanion:
     measure: Callable[[Device | None], CompanionMemory]  # on a device; None: on the host only
     context: Context | None = None
     n_layers: int | None = None  # of a draft model
+    wished_device: str | None = None  # a device id, or "host"; None: the planner chooses
 
 
 def place_companions(
@@ -69,7 +72,7 @@ def place_companions(
 
     A draft model goes to the fastest device with enough room among the `idle` ones, which the model does not
     use. Else each companion goes to the device with the most room among those `allowed`, or to the host if it
-    does not fit there.
+    does not fit there. A wish goes before all this. Raises BadPlan for a wish that cannot be.
     """
     settled = []
     for candidate in sorted(candidates, key=lambda candidate: -candidate.total_bytes):
@@ -98,7 +101,10 @@ def _place(
     allowed: Collection[str] | None,
     idle: Collection[str],
 ) -> tuple[Device | None, CompanionMemory]:
-    """The device of a companion, None for the host, and its memory there."""
+    """The device of a companion, None for the host, and its memory there. Raises BadPlan."""
+    if candidate.wished_device is not None:
+        wished = _wished(candidate, machine, reserve_bytes)
+        return wished, candidate.measure(wished)
     tried: list[Device] = []
     if candidate.kind is CompanionKind.DRAFT:
         # estimates list no devices with only companions: the pool would not count them
@@ -111,6 +117,21 @@ def _place(
         if measured.device.total_bytes <= _room(device, reserve_bytes):
             return device, measured
     return None, candidate.measure(None)
+
+
+def _wished(candidate: UnplacedCompanion, machine: Machine, reserve_bytes: int) -> Device | None:
+    """The device that the user wishes, None for the host. Raises BadPlan."""
+    devices = {device.id.casefold(): device for device in machine.devices}
+    wished = str(candidate.wished_device)
+    if wished.casefold() in (HOST, CPU.casefold()):
+        return None
+    if (device := devices.get(wished.casefold())) is None:
+        known = ", ".join((*(device.id for device in machine.devices), HOST))
+        raise BadPlan(f"{candidate.name} is to be on {wished}, and the devices are {known}")
+    missing = candidate.measure(device).device.total_bytes - _room(device, reserve_bytes)
+    if missing > 0:
+        raise BadPlan(f"{candidate.name} is to be on {device.id}, which is {format_bytes(missing)} short")
+    return device
 
 
 def added_weights(

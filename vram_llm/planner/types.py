@@ -113,10 +113,12 @@ class Workload:
     kv_overrides: tuple[MetadataOverride, ...] = ()  # of the model file's metadata; the first of a key counts
     mmproj: str | None = None  # the file of a multimodal projector
     find_mmproj: bool = True  # if `mmproj` is None, use a projector in the model's folder
+    mmproj_device: str | None = None  # the id of the projector's device, or "host"
     loras: tuple["Lora", ...] = ()
     control_vectors: tuple["ControlVector", ...] = ()
     control_vector_layers: tuple[int, int] | None = None  # the first and the last that get them; None: all
     draft: str | None = None  # a smaller model whose drafts this model verifies
+    draft_device: str | None = None  # the id of the draft model's device, or "host"
     n_threads: int | None = None
     n_threads_batch: int | None = None
     processor: ProcessorUse = AS_USUAL

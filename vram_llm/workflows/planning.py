@@ -251,12 +251,14 @@ def _plan(
 
         return plan_model(files.profile, rig, workload, exact if dry else None, companions, compares=compares)
 
+    wished = {each.kind for each in candidates if each.wished_device is not None}
     plan, allowed = planned(None), {device.id for device in machine.devices}
     while misplaced := {
         companion.device
         for companion in plan.companions
         if companion.device not in (None, HOST, *plan.placement.device_order)
         and not (companion.kind is CompanionKind.DRAFT and companion.device in idle)
+        and companion.kind not in wished
     }:
         allowed -= misplaced  # no companion goes on a device without layers of the model
         plan = planned(allowed)
@@ -278,10 +280,12 @@ def unplaced_companions(
     files: PlannedFiles, machine: "Machine", workload: "Workload", dry: "DryRun | None"
 ) -> "list[UnplacedCompanion]":
     """The projector and the draft model, each with its memory use on a device; analytic if `dry` is None."""
+    devices = {CompanionKind.MMPROJ: workload.mmproj_device, CompanionKind.DRAFT: workload.draft_device}
     from vram_llm.planner import companion_candidates
     from vram_llm.planner.context import resolve_context
 
-    found, context = [], resolve_context(files.profile, machine, workload)
+    found: list[UnplacedCompanion] = []
+    context = resolve_context(files.profile, machine, workload)
     if (header := files.mmproj) is not None:
 
         def projector_use(device: "Device | None") -> tuple[int, int]:
@@ -306,7 +310,7 @@ def unplaced_companions(
                 small, str(drafting.path), context, machine, draft_meter if dry else None
             )
         )
-    return found
+    return [dataclasses.replace(each, wished_device=devices[each.kind]) for each in found]
 
 
 def _profile_of_draft(model: Header, draft: Header, of: ModelProfile) -> ModelProfile:

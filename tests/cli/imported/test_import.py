@@ -130,6 +130,7 @@ def test_presets(tmp_path: Path) -> None:
     )
     assert found["models"] == [
         {"name": "qwen", "source": "/m/qwen.gguf", "n-ctx": 8192, "mmap": False, "kv-type-k": "q8_0",
+         "mmproj-device": "host",
          "preload": True},
         {"name": "a/b:Q4_K_M", "source": "hf:a/b:Q4_K_M", "aliases": ["g", "gemma"], "n-ctx": 4096,
          "mmap": True},

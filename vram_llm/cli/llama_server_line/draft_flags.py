@@ -13,7 +13,7 @@ _INT, _TEXT, _SWITCH, _ON_OFF = ValueKind.INT, ValueKind.TEXT, ValueKind.SWITCH,
 _DRAFTED = "the engine drafts as many tokens as pay"
 _LOOKUP = "drafts from the prompt are tried unasked, as long as they pay"
 _SAME = "a draft model has the threads of the model"
-_PLACED = "the plan decides where the draft model is"
+_PLACED = "a draft model is whole on one device; -devd and -ngld 0 name it"
 _KV = "a draft model's KV cache is f16"
 _REMOVED = "llama-server has removed it"
 
@@ -22,9 +22,9 @@ DRAFT_FLAGS = (
     row("--spec-draft-hf -hfd -hfrd --hf-repo-draft", _TEXT, Rule("draft"), "LLAMA_ARG_SPEC_DRAFT_HF_REPO"),
     row("--spec-type", _TEXT, Rule("spec_type"), "LLAMA_ARG_SPEC_TYPE"),
     row("--spec-default", _SWITCH, Ignored(_LOOKUP)),
-    row("--spec-draft-ngl -ngld --gpu-layers-draft --n-gpu-layers-draft", _TEXT, Ignored(_PLACED),
+    row("--spec-draft-ngl -ngld --gpu-layers-draft --n-gpu-layers-draft", _TEXT, Rule("draft_layers"),
         "LLAMA_ARG_N_GPU_LAYERS_DRAFT"),
-    row("--spec-draft-device -devd --device-draft", _TEXT, Ignored(_PLACED)),
+    row("--spec-draft-device -devd --device-draft", _TEXT, Rule("draft_device")),
     row("--spec-draft-override-tensor -otd --override-tensor-draft", _TEXT, Ignored(_PLACED)),
     row("--spec-draft-cpu-moe -cmoed --cpu-moe-draft", _SWITCH, Ignored(_PLACED),
         "LLAMA_ARG_SPEC_DRAFT_CPU_MOE"),

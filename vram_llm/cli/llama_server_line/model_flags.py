@@ -38,11 +38,9 @@ MODEL_FLAGS = (
         Always("a projector in the model's folder is used"), Words(("--no-mmproj",))
     ), "LLAMA_ARG_MMPROJ_AUTO"),
     row("--mmproj-offload / --no-mmproj-offload", _ON_OFF, OnOff(
-        Always("the projector is on a card if one has room"),
-        Ignored("the plan decides where the projector is"),
+        Always("the projector is on a card if one has room"), Words(("--mmproj-device", "host")),
     ), "LLAMA_ARG_MMPROJ_OFFLOAD"),
-    row("-mmdev --mmproj-device", _TEXT, Ignored("the plan decides where the projector is"),
-        "MTMD_BACKEND_DEVICE"),
+    row("-mmdev --mmproj-device", _TEXT, Rule("mmproj_device"), "MTMD_BACKEND_DEVICE"),
     row("--image-min-tokens", _INT, Refused(_IMAGES), "LLAMA_ARG_IMAGE_MIN_TOKENS"),
     row("--image-max-tokens", _INT, Refused(_IMAGES), "LLAMA_ARG_IMAGE_MAX_TOKENS"),
     row("--mtmd-batch-max-tokens", _INT, Ignored("images are encoded one at a time"),

@@ -55,6 +55,12 @@ def _lora(found: Translation, given: Given) -> None:
             found.add("--lora", part)
 
 
+def _mmproj_device(found: Translation, given: Given) -> None:
+    is_off = found.line.last("--mmproj-offload")
+    if is_off is None or is_off.value:
+        found.add("--mmproj-device", found.devices.id_of(str(given.value)))
+
+
 def _layer_range(found: Translation, given: Given) -> None:
     """Of zero or less, llama-server makes the first or the last layer."""
     try:
@@ -79,6 +85,7 @@ MODEL_RULES: Mapping[str, Callable[[Translation, Given], None]] = {
     "offline": _offline,
     "lora": _lora,
     "layer_range": _layer_range,
+    "mmproj_device": _mmproj_device,
     "lora_without_apply": _read_later,
     "models_dir": _router_only,
     "models_preset": _router_only,

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vram_llm.errors import DoesNotFit
+from vram_llm.errors import BadPlan, DoesNotFit
 from vram_llm.machine.assumed_speed import device_speed
 from vram_llm.machine.types import Device, Machine, Source
 from vram_llm.model.profile import ModelProfile
@@ -86,7 +86,8 @@ class PlaceFinder:
         self._budgets = budgets_of(machine, workload.reserve_bytes)
         self._rigs: dict[object, _Rig] = {}
         given = (workload.n_gpu_layers, workload.tensor_split, workload.overrides)
-        self._is_dictated = any(option is not None for option in given) or workload.from_disk
+        wishes = any(each.wished_device is not None for each in companions)
+        self._is_dictated = any(option is not None for option in given) or workload.from_disk or wishes
 
     def options(self, *, with_all: bool = False) -> tuple[PlaceOption, ...]:
         """All places; with `with_all`, also the split over all devices. Raises DoesNotFit, BadPlan."""
@@ -111,7 +112,7 @@ class PlaceFinder:
             try:
                 rig = machine_within(self._machine, ids, budgets, self._workload.reserve_bytes)
                 return self._last_resort(rig)
-            except DoesNotFit:
+            except (DoesNotFit, BadPlan):  # BadPlan: a companion's device has no room left
                 return None
         ids, room = [], 0
         alone = [
