@@ -72,6 +72,6 @@ def test_it_serves(tmp_path: Path) -> None:
 
 @pytest.mark.process
 def test_a_line_that_cannot_fit_is_refused_with_the_missing_bytes() -> None:
-    refused = run("llama-server", "-m", demo.path(), "-c", "2000000000", "-ngl", "0", "-np", "1")
+    refused = run("llama-server", "-m", demo.path(), "-c", "15000000", "-ngl", "0", "-np", "1")
     assert refused.returncode == 2
     assert "GiB" in refused.stderr
