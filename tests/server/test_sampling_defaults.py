@@ -101,6 +101,12 @@ async def test_props_are_changed_with_the_flag_alone(connect: Connect) -> None:
     assert (await client.post("/props", json={"n_ctx": 5})).status_code == 400
 
 
+async def test_slots_are_off_by_a_flag(connect: Connect) -> None:
+    client = connect(endpoint_slots=False)
+    assert (await client.get("/slots")).status_code == 501
+    assert (await client.get("/props")).json()["endpoint_slots"] is False
+
+
 @pytest.mark.parametrize(
     ("route", "body", "limits"),
     [

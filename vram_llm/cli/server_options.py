@@ -143,6 +143,8 @@ _OPTIONS = (
     click.option("--spm-infill", is_flag=True, default=_DEFAULT.spm_infill, help=(
         "POST /infill puts the suffix before the prefix, as some models want it (llama-server's flag)."
     )),
+    click.option("--slots/--no-slots", "endpoint_slots", default=_DEFAULT.endpoint_slots, show_default=True,
+                 help="Answer GET /slots, which shows what is computed and no prompts."),
     click.option("--props", "endpoint_props", is_flag=True, default=_DEFAULT.endpoint_props, help=(
         "Answer POST /props, which changes nothing, as in llama-server (its flag)."
     )),

@@ -58,6 +58,7 @@ class ServerConfig:
     truncate: bool = False  # chats that do not fit, unless the request decides
     spm_infill: bool = False  # POST /infill: the suffix before the prefix
     endpoint_props: bool = False  # POST /props
+    endpoint_slots: bool = True  # GET /slots
     slot_save_path: Path | None = None  # the folder of saved slots; None: slots are not saved
     max_body_bytes: int = 32 * MIB
     verbose: bool = False  # log everything; add the prompt to chat answers, unless the request decides

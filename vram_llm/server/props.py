@@ -54,7 +54,7 @@ class Props(BaseModel):
     model_path: str
     modalities: InputModalities
     media_marker: str = MEDIA_MARKER
-    endpoint_slots: bool = True
+    endpoint_slots: bool
     endpoint_props: bool
     endpoint_metrics: bool = True
     ui: bool = True
@@ -105,6 +105,7 @@ def props_of(info: ModelInfo, config: ServerConfig, *, is_sleeping: bool = False
         chat_template=info.chat_template or "",
         chat_template_tool_use=info.tool_template,
         endpoint_props=config.endpoint_props,
+        endpoint_slots=config.endpoint_slots,
         bos_token=info.bos_token,
         eos_token=info.eos_token,
         is_sleeping=is_sleeping,

@@ -61,7 +61,7 @@ SERVER_FLAGS = (
     row("--threads-http", _INT, Ignored("requests are read by one event loop"), "LLAMA_ARG_THREADS_HTTP"),
     row("--metrics", _SWITCH, Always(_ROUTE), "LLAMA_ARG_ENDPOINT_METRICS"),
     row("--props", _SWITCH, Words(("--props",)), "LLAMA_ARG_ENDPOINT_PROPS"),
-    row("--slots / --no-slots", _ON_OFF, OnOff(Always(_ROUTE), Ignored("the route shows no prompts")),
+    row("--slots / --no-slots", _ON_OFF, OnOff(Always(_ROUTE), Words(("--no-slots",))),
         "LLAMA_ARG_ENDPOINT_SLOTS"),
     row("--slot-save-path", _TEXT, Option("--slot-save-path")),
     row("--media-path", _TEXT, Option("--image-dir")),

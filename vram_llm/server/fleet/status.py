@@ -16,7 +16,7 @@ from vram_llm.server.fleet.ports import ServedFleet
 from vram_llm.server.fleet.readiness import Readiness
 from vram_llm.server.fleet.routed_models import RoutedModel, RoutedModels
 from vram_llm.server.metrics.shown_requests import shown
-from vram_llm.server.metrics.slots import SlotNumbers, SlotState, slot_states
+from vram_llm.server.metrics.slots import SlotNumbers, SlotState, check_is_on, slot_states
 from vram_llm.server.metrics.status import (
     engine_status,
     load_status,
@@ -85,10 +85,11 @@ def fleet_slots_router(context: FleetContext, fleet: ServedFleet, models: Routed
     router = APIRouter(tags=["metrics"])
     numbers: dict[str, SlotNumbers] = {}
 
-    @router.get("/slots", summary="Sequences that are computed", responses=refusals(404, 503))
+    @router.get("/slots", summary="Sequences that are computed", responses=refusals(404, 501, 503))
     async def slots(
         model: Annotated[str, Query()] = "", fail_on_no_slot: Annotated[str, Query()] = ""
     ) -> list[SlotState]:
+        check_is_on(context.config)
         wanted = models.resolve(model, current_key.get())[0].name if model else None
         found: list[SlotState] = []
         for each in running_models(fleet, models):

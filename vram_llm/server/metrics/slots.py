@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field
 from vram_llm.engine.activity import EngineActivity
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.engine.request_metrics import RequestSnapshot
-from vram_llm.server.errors import Unavailable
+from vram_llm.server.config import ServerConfig
+from vram_llm.server.errors import RouteIsOff, Unavailable
 from vram_llm.server.metrics.shown_requests import shown_requests
 from vram_llm.server.openapi import refusals
 from vram_llm.server.replies import PRESENT
@@ -67,11 +68,12 @@ class SlotNumbers:
 
 def slots_router(serving: ServingContext) -> APIRouter:
     """The route."""
-    router = APIRouter(tags=["metrics"], responses=refusals(503))
+    router = APIRouter(tags=["metrics"], responses=refusals(501, 503))
     numbers = SlotNumbers()
 
     @router.get("/slots", summary="Sequences that are computed")
     async def slots(fail_on_no_slot: Annotated[str, Query()] = "") -> list[SlotState]:
+        check_is_on(serving.config)
         info, activity = serving.loaded_model(), serving.engine.activity
         found = slot_states(info, activity, shown_requests(serving), numbers)
         if fail_on_no_slot and all(slot.is_processing for slot in found):
@@ -79,6 +81,12 @@ def slots_router(serving: ServingContext) -> APIRouter:
         return found
 
     return router
+
+
+def check_is_on(config: ServerConfig) -> None:
+    """Raises RouteIsOff."""
+    if not config.endpoint_slots:
+        raise RouteIsOff("GET /slots is off by --no-slots")
 
 
 def slot_states(
