@@ -96,11 +96,11 @@ def create_app(
     add_limits(app, engine, config, keyring=keyring, hosts=hosts, streams=streams)
     serving = ServingContext(engine, config, clock)
     page = Page()
+    add_model_routes(app, serving)
     add_routes(app, root_router(serving, page, partial(_root_facts, serving)), version_router())
     add_routes(app, *dashboard_routers(serving, ui or Ui(), page))
     add_twice(app, health_router(serving, _health(serving)), documented="")
     add_twice(app, models_router(serving))
-    add_model_routes(app, serving)
     add_twice(app, resumable_router(streams))
     add_routes(app, changing_props_router(config))
     readings = SystemReadings()
@@ -167,12 +167,10 @@ def add_limits(
 
 
 def add_model_routes(app: FastAPI, serving: ServingContext) -> None:
-    """Add the routes that a model answers."""
-    add_twice(app, tokens_router(serving), documented="")
-    add_routes(app, native_router(serving), slot_actions_router(serving), lora_router(serving))
+    """Add the routes that a model answers. Before others: a request is compared with one after the other."""
+    add_twice(app, chat_router(serving))
     app.include_router(completions_router(serving), prefix="/v1")  # without it, llama-server's form
     for make in (
-        chat_router,
         responses_router,
         anthropic_router,
         embeddings_router,
@@ -180,6 +178,8 @@ def add_model_routes(app: FastAPI, serving: ServingContext) -> None:
         transcriptions_router,
     ):
         add_twice(app, make(serving))
+    add_twice(app, tokens_router(serving), documented="")
+    add_routes(app, native_router(serving), slot_actions_router(serving), lora_router(serving))
 
 
 def add_routes(app: FastAPI, *routers: APIRouter) -> None:

@@ -74,6 +74,7 @@ def create_fleet_app(
     add_limits(app, _AllQueues(fleet, models), config, keyring=keyring, hosts=hosts, streams=streams)
     context = FleetContext(config, clock)
     page, readings, created = Page(), SystemReadings(), int(clock())
+    add_model_routes(app, context)
     add_routes(
         app, root_router(context, page, partial(fleet_root_facts, models, readiness)), version_router(),
         page_router(page), fleet_cancel_router(context, fleet, models),
@@ -85,7 +86,6 @@ def create_fleet_app(
     )  # fmt: skip
     add_twice(app, health_router(context, fleet_health(fleet, models, readiness)), documented="")
     add_twice(app, fleet_models_router(fleet, models, created, parts.reloader))
-    add_model_routes(app, context)
     add_twice(app, resumable_router(streams))
     add_routes(app, changing_props_router(config))
     app.openapi = partial(document, app, (*BODIES, *ORDER_BODIES, FleetPlanFields))  # type: ignore[method-assign]  # as FastAPI says
