@@ -2,7 +2,8 @@
 
 Workers: llama.cpp copies a partial sum from one worker to this computer and on to the other, one copy after
 the other (`allreduce_fallback` in ggml-backend-meta.cpp): 2 copies for two devices, 4 for three, 8 for four.
-A copy waits for both links' round trip, and the bytes cross both links.
+A copy waits for a round trip to the worker that it reads from; writes are not answered (`RPC_CMD_SET_TENSOR`
+in ggml-rpc.cpp). Two workers, one behind a link of 52 ms each way: 110 ms a sum. The bytes cross both links.
 
 NVIDIA cards have NCCL's all-reduce, or llama.cpp's own for two; other cards copy. Two RTX 5060 Ti on PCIe 3
 x8 without peer access, 27B Q4_K_M of 64 layers: 22.6 tok/s by layers and 38.4 by tensors, prompts 1,028 tok/s
@@ -37,9 +38,9 @@ def all_reduce_s(devices: Sequence[Device], n_bytes: float) -> float:
     """Seconds until each of the devices has the sum of `n_bytes` bytes of all."""
     if any(device.kind is DeviceKind.RPC for device in devices):
         links = [link for device in devices if (link := device_link(device)) is not None]
-        latency_s = 2 * sum(link.latency_s.value for link in links) / len(devices)
+        round_trip_s = 2 * sum(link.latency_s.value for link in links) / len(devices)
         byte_s = 2 * sum(1 / link.bytes_per_s.value for link in links) / len(devices)
-        return _n_copies(len(devices)) * (_MESSAGE_S + 2 * latency_s + n_bytes * byte_s)
+        return _n_copies(len(devices)) * (_MESSAGE_S + round_trip_s + n_bytes * byte_s)
     slowest = min(offload_link(device).bytes_per_s.value for device in devices)
     n_steps = math.ceil(math.log2(len(devices)))
     return n_steps * (_CARD_LATENCY_S + n_bytes / slowest)
