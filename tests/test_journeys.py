@@ -84,6 +84,31 @@ def test_three_workers_hold_what_the_plan_says(workers: tuple[str, ...], tmp_pat
             assert context.startswith("= ")
 
 
+def test_two_workers_share_every_layer(workers: tuple[str, ...], tmp_path: Path) -> None:
+    """A tensor split answers as whole layers do, says what it goes without, and saves a slot all the same."""
+    model = write_llama(
+        tmp_path / "wide.gguf", n_embd=256, n_ff=(512,) * 3, n_head=16, n_head_kv=16, quant=F32
+    )
+    more = [part for endpoint in workers[:2] for part in ("--rpc", f"{endpoint}@2GiB")]
+    more += ["--n-ctx", "2048", "--parallel", "2", "--backend-sampling", "on", "--slots-ram", "64MiB"]
+    more += ["--slot-save-path", str(tmp_path)]
+    answers = {}
+    for mode in ("layer", "tensor"):
+        with serving(model, "--split-mode", mode, *more) as served:
+            served.await_health()
+            answers[mode] = served.chat("hello", temperature=0)
+            assert served.chat("hello again", temperature=0.9, seed=3)
+            for action in ("save", "restore"):
+                url = f"{served.url}/slots/0?action={action}"
+                assert httpx.post(url, json={"filename": "slot.bin"}, timeout=PATIENCE_S).status_code == 200
+            assert served.chat("hello", temperature=0) == answers[mode]
+            assert served.end() == 0
+            said = served.said()
+    assert answers["tensor"] == answers["layer"] != ""
+    assert re.search(r"\d% of every layer on RPC0", said)
+    assert "with a tensor split the host samples, and copies no idle conversation to itself" in said
+
+
 def test_a_saved_plan_is_served(tmp_path: Path) -> None:
     model = write_llama(tmp_path / "tiny.gguf")
     saved = tmp_path / "plan.json"

@@ -262,7 +262,7 @@ def _serving(wanted: Serving, profile: ModelProfile, chosen: Candidate, machine:
     if kv_bytes := profile.kv_bytes_per_token:
         wanted = replace(wanted, idle_tokens=round(_IDLE_SHARE * profile.active_bytes_per_token / kv_bytes))
     left = max(-chosen.estimate.host.over_bytes, 0)
-    if chosen.placement.split_mode is SplitMode.TENSOR:  # states of shared tensors are not saved
+    if chosen.placement.split_mode is SplitMode.TENSOR:  # states of shared recurrent tensors were not tried
         return replace(wanted, slots_ram_bytes=0, slots_disk_bytes=0)
     used = [device for device in machine.devices if device.id in chosen.placement.device_order]
     if wanted.slots_ram_bytes is None and any(device.kind is DeviceKind.RPC for device in used):

@@ -9,9 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from tests.counting_worker import CountingWorker, counting_workers
-from tests.zoo.blocks import attention, common_keys, ends, ffn, routed
-from tests.zoo.loadable import LOADABLE, with_vocabulary, write_loadable
-from tests.zoo.writer import Model
+from tests.zoo.loadable import LOADABLE, write_loadable
+from tests.zoo.wide import WIDE, wide
 from vram_llm.errors import BadPlan, ModelRefused
 from vram_llm.llama import rpc
 from vram_llm.llama.devices import Servers
@@ -28,34 +27,8 @@ from vram_llm.workflows import detection
 
 pytestmark = pytest.mark.process
 
-D, HEAD, HEADS, VOCAB, N_LAYERS, N_TOKENS = 256, 32, 16, 1200, 3, 128
+N_LAYERS, N_TOKENS = 3, 128
 SHARES = ((1, 1), (3, 1), (5, 3, 1))
-
-
-def wide(architecture: str) -> Model:
-    """Three layers with 16 KV heads, so that three devices of unequal shares get some of each tensor."""
-    window = {"attention__sliding_window": 64} if architecture == "gemma3" else {}
-    experts = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 1280}
-    keys = common_keys(
-        N_LAYERS, D, 1280, 2048, VOCAB, attention__head_count=HEADS, attention__head_count_kv=HEADS,
-        attention__key_length=HEAD, attention__value_length=HEAD, rope__dimension_count=HEAD, **window,
-        **(experts if architecture == "qwen3moe" else {}),
-    )  # fmt: skip
-    model = Model(architecture, keys)
-    ends(model, D, VOCAB, tied=architecture == "gemma3")
-    for i in range(N_LAYERS):
-        layer = f"blk.{i}."
-        attention(model, layer, D, HEADS * HEAD, HEADS * HEAD)
-        model.add(layer, ffn_norm=D)
-        if architecture != "llama":
-            model.add(layer, attn_q_norm=HEAD, attn_k_norm=HEAD)
-        if architecture == "gemma3":
-            model.add(layer, post_attention_norm=D, post_ffw_norm=D)
-        if architecture == "qwen3moe":
-            routed(model, layer, D, 1280, 4)
-        else:
-            ffn(model, layer, D, 1280)
-    return with_vocabulary(model)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +53,7 @@ def dry() -> Iterator[DryRun]:
         yield dry_run
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen3moe", "gemma3"])
+@pytest.mark.parametrize("architecture", WIDE)
 def test_bytes_and_logits(
     architecture: str,
     counting: tuple[CountingWorker, ...],
@@ -139,7 +112,7 @@ def test_a_plan_and_its_load(
     assert plan.placement.split_mode is SplitMode.TENSOR
     assert {use.id for use in plan.estimate.devices} == {"RPC0", "RPC1"}
     assert [other.name for other in plan.alternatives] == ["split by layers"]
-    assert [note for note in plan.notes if "the host samples, and states" in note]
+    assert [note for note in plan.notes if "the host samples, and copies no" in note]
     assert "--split-mode tensor" in emit(plan, "llama-server").replace("\\\n", " ")
     assert from_json(to_json(plan), "plan.json") == plan
     model = LoadedModel(plan, servers=servers)

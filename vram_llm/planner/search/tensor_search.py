@@ -19,7 +19,7 @@ from vram_llm.planner.types import Context, FlashAttention, MeterFor, Objective,
 
 _NOTES = (
     "tensor split is experimental in llama.cpp; `vram-llm verify` checks bytes and logits",
-    "with a tensor split the host samples, and states of idle conversations are not saved: llama.cpp cannot",
+    "with a tensor split the host samples, and copies no idle conversation to itself",
 )
 _PARTS = 64  # a share is a multiple of 1/64
 _ROUNDS = 4
