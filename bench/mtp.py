@@ -125,7 +125,8 @@ async def compare_servers(name: str, kind: str, path: Path, folder: Path, args: 
         ports = {}
         for server, (command, more) in lines.items():
             port = free_port()
-            line = command(path, port, n_ctx=1024, parallel=1, more=more)
+            threads = ("-t", str(args.threads), "-tb", str(args.threads)) if args.threads else ()
+            line = command(path, port, n_ctx=1024, parallel=1, more=(*more, *threads))
             ports[server] = stack.enter_context(
                 running(line, port, folder / f"{server}.log", "/health", dict(os.environ))
             )
@@ -147,7 +148,7 @@ def main() -> None:
     )
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="CPU threads of the engine; all by default")
+    parser.add_argument("--threads", type=int, help="CPU threads of engine and servers; all by default")
     parser.add_argument("--no-server", action="store_true", help="leave the servers out")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as text:
