@@ -1,4 +1,7 @@
+import csv
+import getpass
 import json
+import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +36,25 @@ def test_a_saved_plan(tmp_path: Path) -> None:
     assert "pp32" in done.stdout
     assert "tg4" in done.stdout
     assert " x1" not in done.stdout
+
+
+def test_rows_to_share_name_no_one(tmp_path: Path) -> None:
+    file = tmp_path / "speed.csv"
+    for n_rows in (2, 4):
+        done = run("bench", "model", "demo", *SMALL, *FEW, "--share", file)
+        assert done.returncode == 0, done.stderr
+        assert "attach it to an issue" in done.stderr
+        assert "tg4" in done.stdout
+        rows = list(csv.DictReader(file.read_text().splitlines()))
+        assert len(rows) == n_rows
+    assert [row["streams"] for row in rows] == ["1", "2", "1", "2"]
+    one = rows[0]
+    assert (one["placement"], one["pp_tokens"], one["gen_tokens"]) == ("CPU only", "32", "4")
+    assert float(one["tg_tok_s"]) > 0
+    assert float(one["tg_predicted"]) > 0
+    text = file.read_text()
+    for name in (platform.node(), getpass.getuser(), str(Path.home()), str(tmp_path)):
+        assert name in ("", "root", "/", "localhost") or name not in text
 
 
 def test_llama_benchs_markdown(plan_on_cpu: PlanOnCpu) -> None:
@@ -72,6 +94,7 @@ def test_llama_benchs_markdown(plan_on_cpu: PlanOnCpu) -> None:
         (["--plan", "nowhere.json"], 23, "nowhere.json"),
         (["demo", "--gpu", "24GiB"], 23, "not in this machine"),
         (["demo", *SMALL, "--n-gen", "300"], 23, "context holds 512 tokens and the tests need 604"),
+        (["demo", "--share", "model.gguf"], 64, "model.gguf: rows are written as CSV"),
         (["nowhere.gguf"], 10, "nowhere.gguf"),
     ],
 )

@@ -1,5 +1,9 @@
 """vram-llm bench: a plan's measured speed next to its expected speed; the speed of a server under load."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from vram_llm.cli import terminal
@@ -7,6 +11,12 @@ from vram_llm.cli.bench_serve import serve
 from vram_llm.cli.complete_model import complete_model, same_model
 from vram_llm.cli.plan_options import PlanOptions, one_model, plan_options, saved_plan
 from vram_llm.cli.short_flags import ShortFlagsCommand
+
+if TYPE_CHECKING:
+    from vram_llm.planner.measured_speed import MeasuredSpeed
+    from vram_llm.planner.types import Plan
+
+SHARE_FILE = "vram-llm-speed.csv"
 
 
 @click.group("bench")
@@ -34,6 +44,18 @@ command.add_command(serve)
     show_default=True,
     help="Form of the result; md: llama-bench's markdown.",
 )
+@click.option(
+    "--share",
+    "share_file",
+    is_flag=False,
+    flag_value=SHARE_FILE,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="[FILE.csv]",
+    help=(
+        "Also add the result to this file, as rows to send to the project: machine, versions, plan, measured "
+        f"and predicted speeds; no user, computer or path. Without FILE.csv: {SHARE_FILE}."
+    ),
+)
 @click.option("--json", "as_json", is_flag=True, help="The same as -o json: print JSON, in tokens a second.")
 @plan_options
 def model(
@@ -45,6 +67,7 @@ def model(
     n_gen: int,
     repeats: int,
     output: str,
+    share_file: Path | None,
     as_json: bool,
 ) -> None:
     """Plan MODEL, load it, and measure prompt and decode speed, of one stream and of all streams.
@@ -58,6 +81,7 @@ def model(
     name = one_model(model, model_option)
     if (name is None) == (plan_file is None):
         raise click.UsageError("give a model, or a saved plan with --plan")
+    _check_share_file(share_file)
     if plan_file is not None:
         plan = saved_plan(plan_file, options)
     else:
@@ -71,6 +95,7 @@ def model(
             repeats=repeats,
             on_progress=lambda share: on_progress(plan.model.name, share),
         )
+    _share(plan, results, share_file)
     if output == "md":
         from vram_llm.cli.llama_bench_table import llama_bench_lines
 
@@ -85,3 +110,21 @@ def model(
         from vram_llm.cli.speed_tables import print_results
 
         print_results(plan, results)
+
+
+def _check_share_file(path: Path | None) -> None:
+    from vram_llm.workflows.shared_speeds import check_share_file
+
+    try:
+        if path is not None:
+            check_share_file(path)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _share(plan: "Plan", results: "Sequence[MeasuredSpeed]", path: Path | None) -> None:
+    from vram_llm.workflows.shared_speeds import share
+
+    if path is not None:
+        share(plan, results, path)
+        terminal.say(f"{path} has the result; to share it, attach it to an issue of the project", err=True)

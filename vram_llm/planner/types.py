@@ -13,6 +13,7 @@ from vram_llm.planner.disk_reads import DiskReads
 from vram_llm.planner.estimates import Estimate, MemoryUse
 from vram_llm.planner.overrides import Override
 from vram_llm.planner.processor_use import AS_USUAL, ProcessorUse
+from vram_llm.planner.published_speed import PublishedSpeed
 from vram_llm.planner.rope import AS_IN_FILE, Rope
 from vram_llm.planner.speed_range import SpeedRange
 from vram_llm.planner.tensor_split import SplitChoice, SplitMode, TensorSplit
@@ -364,6 +365,7 @@ class Plan:
     serving: Serving = Serving(slots_ram_bytes=0)  # every choice made
     host: Host | None = None  # as it was when the plan was made; None in plans of older versions
     disk_reads: DiskReads | None = None  # None: the memory holds all weights
+    published: PublishedSpeed | None = None  # the nearest measurement of others; None: none is near
 
     @property
     def files(self) -> tuple[FileIdentity, ...]:

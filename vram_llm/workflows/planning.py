@@ -232,6 +232,7 @@ def _plan(
     from vram_llm.planner.companions import counting, place_companions
     from vram_llm.planner.plan_model import plan_model
     from vram_llm.planner.search.idle_devices import idle_without_companions
+    from vram_llm.workflows.published_speeds import with_published
 
     reserve = workload.reserve_bytes
     candidates = unplaced_companions(files, machine, workload, dry)
@@ -262,7 +263,7 @@ def _plan(
     }:
         allowed -= misplaced  # no companion goes on a device without layers of the model
         plan = planned(allowed)
-    return _with_companions_files(plan, files)
+    return with_published(_with_companions_files(plan, files), files.profile, machine, workload)
 
 
 def _with_companions_files(plan: "Plan", files: PlannedFiles) -> "Plan":

@@ -13,7 +13,7 @@ _FROM = {source: str(source) for source in Source} | {
     Source.GIVEN: "from what was given",
 }
 
-
+_BACKENDS = {"rocm": "ROCm", "vulkan": "Vulkan"}
 _SLOWER = 0.98  # share of the speed; a smaller loss at the end of the context is not mentioned
 
 
@@ -42,6 +42,21 @@ def bases(plan: Plan) -> str | None:
     if len(kinds) == 1:
         return f"{depth} are {_FROM[speed.basis]}."
     return f"{depth}: {'; '.join(f'{listed(of)} {_FROM[source]}' for source, of in kinds.items())}."
+
+
+def nearest_published(plan: Plan) -> str | None:
+    """The nearest published speed, and the plan's own for the same depth."""
+    found = plan.published
+    if found is None:
+        return None
+    cards = f"{found.n_cards}x {found.card}" if found.n_cards > 1 else found.card
+    own_kind = {str(device.kind) for device in plan.devices if device.other_kind is None}
+    backend = "" if own_kind == {found.backend} else f" with {_BACKENDS.get(found.backend, found.backend)}"
+    depth = f" at a depth of {format_count(found.depth)}" if found.depth else ""
+    return (
+        f"Nearest published ({found.date}): {cards}{backend}, {found.model} {found.quantization}{depth}, "
+        f"{rate(found.tokens_per_s)} tok/s (predicted here: {rate(found.predicted_tokens_per_s)})."
+    )
 
 
 def _where(plan: Plan) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.placed_parts import EXPERTS, FFN, OTHER, placed_parts
-from vram_llm.planner.report.answer import answer, bases
+from vram_llm.planner.report.answer import answer, bases, nearest_published
 from vram_llm.planner.report.context_prices import other_contexts
 from vram_llm.planner.report.device_table import device_table
 from vram_llm.planner.report.prompts import how_prompts_run
@@ -40,6 +40,8 @@ def head(plan: Plan, width: int, next_command: str | None = None) -> list[Line]:
         lines.append(line(f"next: {next_command}"))
     if (basis := bases(plan)) is not None:
         lines += wrap(basis, width, Style.DIM)
+    if (published := nearest_published(plan)) is not None:
+        lines += wrap(printable(published), width, Style.DIM)
     return lines
 
 
