@@ -141,7 +141,7 @@ def test_a_reply_can_be_sent_back_as_the_sdk_dumps_it() -> None:
         ({"role": "user", "content": [{"type": "text"}]}, "messages[1].content[0].text"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "messages[1].content[0].image_url"),
         ({"role": "system", "content": [{"type": "image_url"}]}, "messages[1].content[0]"),
-        ({"role": "user", "content": [{"type": "input_audio"}]}, "messages[1].content[0]"),
+        ({"role": "user", "content": [{"type": "input_video"}]}, "messages[1].content[0]"),
         ({"role": "user", "content": "x", "tool_calls": [CALL]}, "messages[1].tool_calls"),
         ({"role": "assistant", "tool_calls": 3}, "messages[1].tool_calls"),
         ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "messages[1].tool_calls[0]"),
