@@ -20,6 +20,7 @@ from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import TokenEvent
 from vram_llm.engine.slot_order import SlotAction, SlotDone, SlotOrder
 from vram_llm.llama.model import LoadedModel
+from vram_llm.planner.rope import Rope
 from vram_llm.planner.types import Plan, Serving
 from vram_llm.units import MIB
 
@@ -248,6 +249,7 @@ def test_other_models_and_caches_are_refused(
     cases = {
         "saved from another file of llama.gguf": new_loop(path=other),
         "saved from llama.gguf, and this server has gemma3.gguf": new_loop("gemma3"),
+        "saved with other positions, metadata or control vectors": new_loop(rope=Rope(freq_scale=0.5)),
         "its KV cache is f32/f32, and this server's is f16/f16": new_loop(kv_type_k="f16", kv_type_v="f16"),
         "arranged in another way": new_loop(kv_unified=False),
         "has 307 tokens, and a sequence may have 256": new_loop(n_ctx=256),

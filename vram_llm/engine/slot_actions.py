@@ -1,5 +1,6 @@
 """Saves, restores and erases slots between the steps of a loop. A thread writes and reads their files."""
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from vram_llm.errors import RequestError, VramLLMError
 from vram_llm.llama.bindings import SUPPORTED_VERSION, forget_lines, last_errors
 from vram_llm.llama.model import LoadedModel
 from vram_llm.model.file_identity import change_of, content_digest
+from vram_llm.planner.rope import AS_IN_FILE
 from vram_llm.planner.types import CompanionKind
 
 log = logging.getLogger(__name__)
@@ -210,6 +212,7 @@ class SlotActions:
             n_caches=plan.context.n_caches,
             swa_full=plan.context.swa_full,
             adapters=tuple((of_adapters[i], scale) for i, scale in used),
+            changes=self._changes,
         )
 
     @cached_property
@@ -219,18 +222,24 @@ class SlotActions:
         shards = [file.path for file in plan.model.files] or [plan.model.path]
         loras = [each for each in plan.companions if each.kind is CompanionKind.LORA]
         try:
-            model = "-".join([content_digest(Path(path)) for path in shards] + self._vectors())
+            model = "-".join(content_digest(Path(path)) for path in shards)
             return model, tuple(content_digest(Path(lora.path)) for lora in loras)
         except OSError as error:
             raise RequestError(f"the model's file cannot be read any more: {error.strerror}") from None
 
-    def _vectors(self) -> list[str]:
-        """Hashes of the control vectors, which change all states. Raises OSError."""
-        return [
-            f"{content_digest(Path(each.path))}:{each.scale}:{each.layer_range}"
-            for each in self._model.plan.companions
-            if each.kind is CompanionKind.CONTROL_VECTOR
-        ]
+    @cached_property
+    def _changes(self) -> str:
+        """SlotFacts.changes. Raises RequestError."""
+        plan = self._model.plan
+        vectors = [each for each in plan.companions if each.kind is CompanionKind.CONTROL_VECTOR]
+        try:
+            hashes = [(content_digest(Path(each.path)), each.scale, each.layer_range) for each in vectors]
+        except OSError as error:
+            raise RequestError(f"a control vector cannot be read any more: {error.strerror}") from None
+        parts = [*map(str, hashes), *map(str, plan.model.kv_overrides)]
+        if plan.context.rope != AS_IN_FILE:
+            parts.append(str(plan.context.rope))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest() if parts else ""
 
     def _adapters(self, wanted: Iterable[tuple[str, float]], name: str) -> Adapters | None:
         """The adapters of these hashes and scales; None: as planned. Raises RequestError."""

@@ -38,12 +38,18 @@ class SlotFacts:
     n_caches: int
     swa_full: bool
     adapters: tuple[tuple[str, float], ...]
+    changes: str = ""  # a digest of scaled positions, changed metadata and control vectors; "": none
 
     def mismatch(self, here: "SlotFacts") -> str | None:
         """Why a state with these facts is of no use where the facts are `here`; None if it is."""
         if self.model_digest != here.model_digest:
             same = f"another file of {self.model}" if self.model == here.model else self.model
             return f"it was saved from {same}, and this server has {here.model}"
+        if self.changes != here.changes:
+            return (
+                "it was saved with other positions, metadata or control vectors; serve with the same "
+                "--rope-..., --yarn-..., --override-kv and --control-vector"
+            )
         if self.library != here.library:
             return (
                 f"it was saved by llama-cpp-python {self.library}, whose states may be laid out in another "
