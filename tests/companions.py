@@ -153,6 +153,28 @@ def write_ears(path: Path, *, n_text: int = 64, kind: str = "ultravox") -> Path:
     return path
 
 
+def write_eyes_and_ears(path: Path) -> Path:
+    """Both in one file, as Qwen2.5-Omni has them: each with its own projector's kind."""
+    writer = gguf.GGUFWriter(path, "clip")
+    writer.add_name("tiny eyes and ears")
+    writer.add_bool("clip.use_gelu", True)
+    for part, source in (
+        ("vision", write_mmproj(path.with_suffix(".eyes"))),
+        ("audio", write_ears(path.with_suffix(".ears"))),
+    ):
+        reader = gguf.GGUFReader(source)
+        for name, field in reader.fields.items():
+            if name == "clip.projector_type":
+                writer.add_string(f"clip.{part}.projector_type", field.contents())
+            elif name.startswith(("clip.has_", f"clip.{part}.")):
+                element = field.types[-1] if field.types[0] is gguf.GGUFValueType.ARRAY else None
+                writer.add_key_value(name, field.contents(), field.types[0], element)
+        for tensor in reader.tensors:
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+    _finish(writer)
+    return path
+
+
 def _finish(writer: gguf.GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from llama_cpp import mtmd_cpp as M  # noqa: N812 - the C side
 
-from tests.companions import write_ears
+from tests.companions import write_ears, write_eyes_and_ears
 from tests.engine.harness import EXACT, empty, loaded, make_request, run, tokens_of, write_f32
 from tests.pictures import png
 from tests.sounds import flac, id3, mp3, tone, wav
@@ -178,3 +179,23 @@ def test_sounds_take_only_the_planned_memory(model: LoadedModel, loop: Loop) -> 
     held, planned = model.memory_use()["host"], model.plan.estimate.host
     assert held.compute_bytes == planned.compute_bytes
     assert held.context_bytes == planned.context_bytes
+
+
+def test_a_projector_that_sees_and_hears(host: Host, tmp_path: Path) -> None:
+    """Images and sounds of one prompt, in any order."""
+    mmproj = write_eyes_and_ears(tmp_path / "mmproj.gguf")
+    wish = Workload(n_ctx=1024, reserve_bytes=0, mmproj=str(mmproj), **EXACT)
+    plan = planning.plan(str(write_f32(tmp_path / "f32.gguf")), Machine(devices=(), host=host), wish)
+    with loaded(plan) as model:
+        assert model.images is not None
+        assert (model.images.takes_images, model.images.takes_audio) == (True, True)
+        loop = Loop(model)
+        eye, ear = Image(2, png(1), "image"), Image(4, wav(tone(440)), "sound", True)
+        answers = []
+        for number, media in enumerate(((eye, ear), (replace(ear, at=2), replace(eye, at=4)))):
+            request = make_request(str(number), "a b c d", max_tokens=4, images=media)
+            events = answer(loop, request)
+            assert events[-1].prompt_tokens > 16 + ROWS["ultravox"]
+            answers.append(tokens_of(events))
+        assert len(answers[0]) == len(answers[1]) == 4
+        gc.collect()
