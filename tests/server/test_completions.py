@@ -136,3 +136,13 @@ async def test_refused(client: httpx.AsyncClient, fields: dict[str, Any], param:
     response = await ask(client, **fields)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(("prompt", "shown"), [("hi", "<s>hi"), ([72, 73], "HI"), (["hi", "you"], "<s>hi")])
+async def test_verbose_shows_the_first_prompt(client: httpx.AsyncClient, prompt: Any, shown: str) -> None:
+    body = {"prompt": prompt, "verbose": True}
+    reply = (await client.post("/v1/completions", json=body)).json()
+    assert reply["__verbose"] == {"prompt": shown}
+    streamed = await client.post("/v1/completions", json={**body, "stream": True})
+    assert streamed.text.count(f'"__verbose":{{"prompt":"{shown}"}}') == 1
+    assert "__verbose" not in (await client.post("/v1/completions", json={"prompt": prompt})).text

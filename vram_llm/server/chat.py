@@ -28,6 +28,7 @@ from vram_llm.server.sse import EventStream, VerboseFirstChunk, with_timings
 from vram_llm.server.template_messages import continued_message, template_messages
 from vram_llm.server.timings import Clocks, clocks_of, timed, timings_of
 from vram_llm.server.truncation import answer_room, prepare_to_fit
+from vram_llm.server.verbose import verbose_object
 
 
 def chat_router(serving: ServingContext) -> APIRouter:
@@ -48,7 +49,7 @@ def chat_router(serving: ServingContext) -> APIRouter:
         base = prepared.request(head.id, fields.token_limit(serving.config.n_predict), fields.n_logprobs())
         requests = engine_requests(fields, base, info, config=serving.config)
         is_verbose = serving.config.verbose if fields.verbose is None else fields.verbose
-        verbose = await _verbose(serving, prepared) if is_verbose else None
+        verbose = await verbose_object(serving.engine, base) if is_verbose else None
         parsers = [prepared.new_parser() for _ in requests]
         clocks = clocks_of(fields, len(requests))
         chunks = parse_stream(
@@ -105,15 +106,6 @@ def _prepare(
     if thinking.where != "inline":
         return prepared
     return with_inline_thinking(prepared, dialect_of(template_source(info, tools=bool(use.tools))).thinks)
-
-
-async def _verbose(serving: ServingContext, prepared: PreparedChat) -> dict[str, Any]:
-    """The `__verbose` object: the prompt with its special tokens, without images."""
-    tokens = await serving.engine.tokenize(
-        prepared.prompt, add_special=prepared.add_bos, parse_special=True, images=prepared.images
-    )
-    pieces = await serving.engine.pieces([token for token in tokens if token >= 0])
-    return {"prompt": b"".join(pieces).decode("utf-8", "replace")}
 
 
 async def _reply(

@@ -22,8 +22,9 @@ from vram_llm.server.replies import Completion, CompletionChoice, ReplyHead, Usa
 from vram_llm.server.request_record import record_of_request
 from vram_llm.server.schemas import CompletionRequest
 from vram_llm.server.serving_context import ServingContext, fingerprint
-from vram_llm.server.sse import Chunks, EventStream, with_timings
+from vram_llm.server.sse import Chunks, EventStream, VerboseFirstChunk, with_timings
 from vram_llm.server.timings import Clocks, clocks_of, timed, timings_of
+from vram_llm.server.verbose import verbose_object
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 Echo = str | None  # text in front of a choice; None: the prompt's text as the engine reports it
@@ -113,6 +114,7 @@ def completions_router(serving: ServingContext) -> APIRouter:
             suffix=fields.suffix or None,
         )
         requests = engine_requests(fields, base, info, prompts, best_of, config=serving.config)
+        verbose = await verbose_object(serving.engine, requests[0]) if fields.verbose else None
         clocks, counter = clocks_of(fields, len(requests)), UsageCounter(best_of or fields.n_choices)
         events, ping_s = (
             timed(stream_events(serving.engine, requests), clocks),
@@ -127,13 +129,17 @@ def completions_router(serving: ServingContext) -> APIRouter:
                 echoes=echoes,
                 n_top=n_top or 0,
             )
-            return EventStream(with_timings(chunks, clocks, fields, lambda event: event), events, ping_s)
+            writer = with_timings(chunks, clocks, fields, lambda event: event)
+            return EventStream(
+                writer if verbose is None else VerboseFirstChunk(writer, verbose), events, ping_s
+            )
 
         async def reply() -> bytes:
             outcomes = await collect_choices(events, len(requests), counter)
             if best_of is not None:
                 outcomes = best(outcomes, best_of, fields.n_choices)
             whole = _reply(head, outcomes, echoes, n_top, counter, clocks)
+            whole.verbose = verbose
             return whole.model_dump_json().encode()
 
         return JsonReply(reply(), ping_s)

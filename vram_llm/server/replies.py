@@ -10,6 +10,9 @@ from vram_llm.server.logprobs import ChatLogprobs, CompletionLogprobs
 
 Ending = Literal["stop", "length"]
 ChatEnding = Literal["stop", "length", "tool_calls", "function_call"]  # "function_call": older clients
+Verbose = Annotated[  # llama-server's; only its `prompt`
+    dict[str, Any] | None, Field(serialization_alias="__verbose", exclude_if=lambda value: value is None)
+]
 PRESENT = Field(exclude_if=lambda value: value is None)  # omitted if None, as OpenAI does
 
 
@@ -115,9 +118,7 @@ class ChatCompletion(BaseModel):
     choices: list[ChatChoice]
     usage: Usage
     timings: Annotated[dict[str, Any] | None, PRESENT] = None  # llama-server's, on request
-    verbose: Annotated[
-        dict[str, Any] | None, Field(serialization_alias="__verbose", exclude_if=lambda value: value is None)
-    ] = None  # llama-server's; only its `prompt`
+    verbose: Verbose = None
 
 
 class CompletionChoice(BaseModel):
@@ -132,6 +133,8 @@ class CompletionChoice(BaseModel):
 class Completion(BaseModel):
     """The reply to POST /v1/completions."""
 
+    model_config = ConfigDict(serialize_by_alias=True)
+
     id: str
     object: Literal["text_completion"] = "text_completion"
     created: int
@@ -140,6 +143,7 @@ class Completion(BaseModel):
     choices: list[CompletionChoice]
     usage: Usage
     timings: Annotated[dict[str, Any] | None, PRESENT] = None
+    verbose: Verbose = None
 
 
 class EmbeddingUsage(BaseModel):

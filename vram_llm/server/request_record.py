@@ -36,6 +36,8 @@ class RequestRecord:
     first_token_at: float | None = None
     last_token_at: float | None = None
     completion_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0  # of the drafted ones
     finish_reasons: set[str] = field(default_factory=set)
     error: str = ""
     dropped_messages: int | None = None  # of its chat, to fit the context; None: it did not ask for that
@@ -54,6 +56,8 @@ class RequestRecord:
         """A choice has ended with event `last`."""
         self.last_token_at = monotonic()
         self.completion_tokens += last.completion_tokens
+        self.drafted_tokens += last.drafted_tokens
+        self.accepted_tokens += last.accepted_tokens
         self.note_prompt(id(request.prompt), last.prompt_tokens, last.cached_tokens)
         if last.finish_reason is not None:
             self.finish_reasons.add(last.finish_reason.value)

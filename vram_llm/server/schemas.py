@@ -200,6 +200,7 @@ class OpenAIFields(GenerationFields):
     n_predict: MaxTokens = None
     num_predict: MaxTokens = None
     max_new_tokens: MaxTokens = None  # text-generation-webui's name
+    verbose: bool | None = None  # the prompt too, as llama-server's `__verbose`
     options: OllamaOptions | None = None
 
     @property
@@ -239,7 +240,6 @@ class ChatCompletionRequest(OpenAIFields, ThinkingFields):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, WHOLE, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     n_probs: Annotated[int, WHOLE, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    verbose: bool | None = None  # the prompt too, as llama-server's `__verbose`
     truncate: bool | None = None  # drop the oldest turns if the chat does not fit, see server.truncation
 
     def n_logprobs(self) -> int | None:

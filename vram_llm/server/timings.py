@@ -35,7 +35,6 @@ class ChoiceClock:
     def timings(self) -> dict[str, Any]:
         """llama-server's `timings`. The prompt's time includes its wait for a free sequence."""
         first = self._last if self._first is None else self._first
-        drafts = {"draft_n": self._drafted_tokens, "draft_n_accepted": self._accepted_tokens}
         times = _timings(
             cached=self._cached_tokens,
             n_prompt=self._prompt_tokens - self._cached_tokens,
@@ -44,7 +43,7 @@ class ChoiceClock:
             n_after_first=max(self._n_tokens - 1, 0),
             predicted_s=self._last - first,
         )
-        return times | (drafts if self._drafted_tokens else {})
+        return times | _drafts(self._drafted_tokens, self._accepted_tokens)
 
     def progress(self, event: TokenEvent) -> list[dict[str, Any]]:
         """llama-server's `prompt_progress` objects for an event, after `observe`.
@@ -95,7 +94,7 @@ def timings_of(record: RequestRecord) -> dict[str, Any]:
     began = record.began_at if record.submitted_at is None else record.submitted_at
     last = began if record.last_token_at is None else record.last_token_at
     first = last if record.first_token_at is None else record.first_token_at
-    return _timings(
+    times = _timings(
         cached=record.cached_tokens,
         n_prompt=record.prompt_tokens - record.cached_tokens,
         prompt_s=first - began,
@@ -103,6 +102,11 @@ def timings_of(record: RequestRecord) -> dict[str, Any]:
         n_after_first=max(record.completion_tokens - record.n_sequences, 0),
         predicted_s=last - first,
     )
+    return times | _drafts(record.drafted_tokens, record.accepted_tokens)
+
+
+def _drafts(n_drafted: int, n_accepted: int) -> dict[str, int]:
+    return {"draft_n": n_drafted, "draft_n_accepted": n_accepted} if n_drafted else {}
 
 
 def _timings(

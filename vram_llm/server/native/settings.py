@@ -53,5 +53,5 @@ def generation_settings(fields: NativeFields, request: Request) -> dict[str, Any
         "generation_prompt": "",
         "timings_per_token": bool(fields.timings_per_token),
         "backend_sampling": False,
-        "lora": [],
+        "lora": [{"id": each.id, "scale": each.scale} for each in fields.lora or ()],
     }
