@@ -57,6 +57,7 @@ def test_a_question_that_changes_nothing_gives_the_served_plan(plan: Plan) -> No
     assert sum(last - first + 1 for first, last in layers) == reply.n_layers == plan.model.n_layers
     assert plan.speed is not None
     assert reply.tokens_per_s == pytest.approx(plan.speed.tokens_per_s)
+    assert reply.tokens_per_s_range == plan.speed.tokens_per_s_range
     assert (reply.fits, reply.method, reply.short_bytes) == (True, "analytic", 0)
 
 

@@ -21,7 +21,10 @@ from tests.server.live import app_of, in_process
 from vram_llm import __version__
 from vram_llm.engine.model_info import EngineState
 from vram_llm.machine.device_readings import DeviceReader, DeviceReading
+from vram_llm.machine.types import Source
 from vram_llm.planner.estimates import MemoryUse
+from vram_llm.planner.speed_range import SpeedRange
+from vram_llm.planner.types import SpeedEstimate
 from vram_llm.server.metrics.system_readings import SystemReadings
 from vram_llm.units import GIB, MIB
 
@@ -90,6 +93,21 @@ async def test_planned_and_measured_bytes(rig: FakeEngine, client: httpx.AsyncCl
     assert now["host"]["available_bytes"] <= now["host"]["total_bytes"]
     assert now["model"] == {"id": "tiny", "file": "/srv/models/big.gguf", "n_ctx": 8192, "parallel": 8}
     assert now["version"] == __version__
+
+
+async def test_the_predicted_speed_and_its_range(rig: FakeEngine, client: httpx.AsyncClient) -> None:
+    load = (await status(client))["load"]
+    assert (load["predicted_tokens_per_s"], load["predicted_tokens_per_s_range"]) == (None, None)
+    speed = SpeedEstimate(
+        basis=Source.CATALOG, depth=1024, step_s=0.01, tokens_per_s=100.0, streams=1, streams_step_s=None,
+        streams_tokens_per_s=None, streams_basis=None, prompt_tokens=512, prompt_s=None,
+        prompt_tokens_per_s=None, prompt_stage_s=None, prompt_basis=None, devices=(),
+        tokens_per_s_range=SpeedRange(low=85.0, high=108.0),
+    )  # fmt: skip
+    rig.plan = dataclasses.replace(rig.plan, speed=speed)
+    load = (await status(client))["load"]
+    assert load["predicted_tokens_per_s"] == 100.0
+    assert load["predicted_tokens_per_s_range"] == {"low": 85.0, "high": 108.0}
 
 
 @pytest.mark.parametrize(

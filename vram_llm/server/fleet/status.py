@@ -146,6 +146,7 @@ def _load(activities: Sequence[EngineActivity]) -> StatusLoad:
         time_to_first_token_s=mean([load.time_to_first_token_s for load in loads]),
         inter_token_latency_s=mean([load.inter_token_latency_s for load in loads]),
         predicted_tokens_per_s=None,
+        predicted_tokens_per_s_range=None,
     )
 
 

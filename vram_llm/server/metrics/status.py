@@ -94,6 +94,7 @@ def load_status(activity: EngineActivity) -> StatusLoad:
         time_to_first_token_s=recent.time_to_first_token_s,
         inter_token_latency_s=recent.inter_token_latency_s,
         predicted_tokens_per_s=None if speed is None else speed.tokens_per_s,
+        predicted_tokens_per_s_range=None if speed is None else speed.tokens_per_s_range,
     )
 
 

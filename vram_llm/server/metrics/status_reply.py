@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel
 
+from vram_llm.planner.speed_range import SpeedRange
 from vram_llm.server.replies import PRESENT
 
 EnginePhase = Literal["loading", "ready", "restarting", "stopping", "failed"]
@@ -125,6 +126,7 @@ class StatusLoad(BaseModel):
     time_to_first_token_s: float | None
     inter_token_latency_s: float | None
     predicted_tokens_per_s: float | None  # of one stream, by the plan
+    predicted_tokens_per_s_range: SpeedRange | None  # nine of ten measurements are in it
 
 
 class StatusTotals(BaseModel):

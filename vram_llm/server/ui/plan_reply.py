@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel
 
+from vram_llm.planner.speed_range import SpeedRange
+
 
 class WhatIfBytes(BaseModel):
     """Planned bytes of a device or of the host, by kind. The reserve is kept free."""
@@ -65,6 +67,7 @@ class PlanReply(BaseModel):
     host: WhatIfHostUse
     short_bytes: int  # missing on all devices and the host; 0: it fits
     tokens_per_s: float | None  # of one stream
+    tokens_per_s_range: SpeedRange | None  # nine of ten measurements are in it
     prompt_tokens_per_s: float | None
     basis: str | None
     depth: int | None  # tokens of context at which the speed is predicted

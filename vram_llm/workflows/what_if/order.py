@@ -103,6 +103,7 @@ def carry_out(order: WhatIfOrder) -> PlanReply:
         ),
         short_bytes=estimate.short_bytes,
         tokens_per_s=None if speed is None else speed.tokens_per_s,
+        tokens_per_s_range=None if speed is None else speed.tokens_per_s_range,
         prompt_tokens_per_s=None if speed is None else speed.prompt_tokens_per_s,
         basis=None if speed is None else speed.basis.value,
         depth=None if speed is None else speed.depth,

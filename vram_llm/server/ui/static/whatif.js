@@ -73,8 +73,12 @@ function Choice({ label, value, values, onChange }) {
     ${values.map((each) => html`<option key=${each} value=${each}>${each}</option>`)}</select></label>`;
 }
 
+function between(range) {
+  return range ? ` (${rate(range.low)} to ${rate(range.high)} in nine of ten)` : "";
+}
+
 function Answer({ reply, ms, served }) {
-  const speed = reply.tokens_per_s == null ? "" : html`<b class="figure">${rate(reply.tokens_per_s)} tok/s</b> predicted for one stream
+  const speed = reply.tokens_per_s == null ? "" : html`<b class="figure">${rate(reply.tokens_per_s)} tok/s</b> predicted for one stream${between(reply.tokens_per_s_range)}
     at ${tokens(reply.depth)} tokens (${reply.basis}); prompts ${count(reply.prompt_tokens_per_s)} tok/s`;
   return html`<div class="answer">
     <p class=${reply.fits ? "verdict fits" : "verdict short"} role="status">
