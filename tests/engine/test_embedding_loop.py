@@ -192,3 +192,19 @@ def test_clients_share_the_steps(make: Make, bert: Path) -> None:
     assert [answer.id for answer in done] == ["b"]  # it has half of each step
     assert len(answers(embedder)) == 7
     assert not embedder._shares.clients
+
+
+def test_without_pooling_each_token_has_a_vector(make: Make, bert: Path) -> None:
+    """Their means are the vectors of mean pooling, by batches of several texts."""
+    by_token, pooled = make(bert, pooling=Pooling.NONE), make(bert, pooling=Pooling.MEAN)
+    request = EmbeddingRequest(id="a", inputs=TEXTS)
+    answer, means = answers(by_token, request)["a"], embedded(pooled, *TEXTS)
+    vectors = np.frombuffer(answer.vectors, np.float32).reshape(sum(answer.n_tokens), -1)
+    assert vectors.shape[1] == means.shape[1]
+    ends = np.cumsum(answer.n_tokens)
+    for text, mean in zip(np.split(vectors, ends[:-1]), means, strict=True):
+        np.testing.assert_allclose(text.mean(axis=0), mean, atol=1e-4)
+    for given, part in zip(TEXTS, np.split(vectors, ends[:-1]), strict=True):
+        alone = answers(by_token, EmbeddingRequest(id="a", inputs=(given,)))["a"]
+        row = np.frombuffer(alone.vectors, np.float32).reshape(len(part), -1)
+        np.testing.assert_allclose(row, part, atol=1e-4)

@@ -15,6 +15,7 @@ from vram_llm.engine.request_metrics import RequestMetrics
 from vram_llm.engine.slot_order import SlotDone, SlotOrder
 from vram_llm.engine.stats import EngineStats
 from vram_llm.engine.wire import Embedded
+from vram_llm.model.pooling import Pooling
 from vram_llm.planner.types import Plan
 
 Step = TokenEvent | Exception | asyncio.Event  # to say, to raise, to wait for
@@ -137,11 +138,16 @@ class FakeEngine:
         return 0.25
 
     async def embed(self, request: EmbeddingRequest) -> Embedded:
-        """Rows of the lengths of their texts; text i of a query's has score i."""
+        """Rows of the lengths of their texts; text i of a query's has score i.
+
+        With Pooling.NONE a row for each of their tokens, which counts them.
+        """
         self.embedded.append(request)
         assert self.info is not None
         n = self.info.n_pooled
         first = [i if request.query is not None else len(text) for i, text in enumerate(request.inputs)]
+        if self.info.pooling is Pooling.NONE:
+            first = [i for text in request.inputs for i in range(len(text))]
         values = np.array([[value] * n for value in first], np.float32)
         return Embedded(request.id, values.tobytes(), [len(text) for text in request.inputs])
 

@@ -50,6 +50,8 @@ OPERATIONS = (
     "POST /v1/messages/count_tokens",
     "POST /v1/audio/transcriptions",
     "POST /v1/embeddings",
+    "POST /embedding",
+    "POST /embeddings",
     "POST /v1/rerank",
     "GET /props",
     "POST /props",

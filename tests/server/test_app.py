@@ -76,6 +76,8 @@ async def test_openapi_document(client: httpx.AsyncClient) -> None:
         "/v1/messages/count_tokens",
         "/v1/responses/input_tokens",
         "/v1/embeddings",
+        "/embedding",
+        "/embeddings",
         "/v1/rerank",
         "/v1/audio/transcriptions",
         "/props",

@@ -17,11 +17,13 @@ import pytest
 from tests.conftest import PlanOnCpu
 from tests.engine.harness import running
 from tests.patience import PATIENCE_S
+from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine
 from tests.server.live import async_openai_sdk, http_client, listening, listening_with
 from tools.random_bert import write_bert
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.request import EmbeddingRequest
+from vram_llm.engine.wire import Embedded
 from vram_llm.errors import EngineDied
 from vram_llm.model.pooling import Pooling
 
@@ -79,6 +81,55 @@ async def test_shapes_of_the_input(
     assert engine.embedded[0].inputs == seen
 
 
+@pytest.mark.parametrize(
+    ("path", "field"), [("/embedding", "content"), ("/embeddings", "input"), ("/v1/embeddings", "content")]
+)
+async def test_llama_servers_form(client: httpx.AsyncClient, path: str, field: str) -> None:
+    """A list, in which each input has a list of one vector."""
+    reply = await client.post(path, json={field: ["ab", "c"]})
+    assert reply.json() == [{"index": 0, "embedding": [[0.5] * 4]}, {"index": 1, "embedding": [[0.5] * 4]}]
+
+
+async def test_vectors_of_tokens(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.info = replace(EMBEDDER, pooling=Pooling.NONE)
+    reply = await client.post("/embeddings", json={"input": ["abc", "d"], "dimensions": 2})
+    assert reply.json() == [
+        {"index": 0, "embedding": [[0.0] * 2, [1.0] * 2, [2.0] * 2]}, {"index": 1, "embedding": [[0.0] * 2]},
+    ]  # fmt: skip
+    for path, fields, sentence in (
+        ("/v1/embeddings", {"input": "a"}, "OpenAI's form has no place for; send the request to /embeddings"),
+        ("/embeddings", {"input": "a", "embd_normalize": 2}, "vectors are as the model gives them"),
+    ):
+        refused = await client.post(path, json=fields)
+        assert (refused.status_code, sentence in refused.text) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("norm", "row"),
+    [
+        (-1, [3.0, -4.0, 0.0, 12.0]),
+        (0, [8190.0, -10920.0, 0.0, 32760.0]),
+        (1, [3 / 19, -4 / 19, 0.0, 12 / 19]),
+        (2, [3 / 13, -4 / 13, 0.0, 12 / 13]),
+        (3, [3 / 1819 ** (1 / 3), -4 / 1819 ** (1 / 3), 0.0, 12 / 1819 ** (1 / 3)]),
+        (2**31 - 1, [0.25, -1 / 3, 0.0, 1.0]),
+    ],
+)
+async def test_norms(connect: Connect, engine: FakeEngine, norm: int, row: list[float]) -> None:
+    """As common_embd_normalize scales them, by the field and by the option."""
+    given = np.array([[3, -4, 0, 12], [0, 0, 0, 0]], np.float32)
+
+    async def embedded(request: EmbeddingRequest) -> Embedded:
+        return Embedded(request.id, given.tobytes(), [1, 1])
+
+    engine.embed = embedded  # type: ignore[method-assign]  # in place of its vectors
+    for options, fields in (({}, {"embd_normalize": norm}), ({"embd_normalize": norm}, {})):
+        reply = await connect(**options).post("/v1/embeddings", json={"input": ["a", "b"], **fields})
+        first, second = (each["embedding"] for each in reply.json()["data"])
+        np.testing.assert_allclose(first, row, rtol=1e-6)
+        assert second == [0.0] * 4
+
+
 async def test_fewer_dimensions_are_of_length_1_again(client: httpx.AsyncClient) -> None:
     (vector,) = (await embed(client, "a", dimensions=2)).json()["data"]
     np.testing.assert_allclose(vector["embedding"], [2**-0.5] * 2)
@@ -126,6 +177,11 @@ async def test_base64(client: httpx.AsyncClient) -> None:
             "input[1].multimodal_data",
             "is not supported yet",
         ),
+        ({"content": "a", "encoding_format": "base64"}, "encoding_format", "has numbers only"),
+        ({"content": ""}, "content", "'content[0]' is empty"),
+        ({"content": [100]}, "content", "Token 100 in 'content' is not in the vocabulary"),
+        ({"content": "a", "input": "a"}, "content", "send one of them"),
+        ({"input": "a", "embd_normalize": -2}, "embd_normalize", "'embd_normalize' must be"),
         ({"input": "a", "dimensions": 0}, "dimensions", "'dimensions' must be"),
         ({"input": "a", "encoding_format": "hex"}, "encoding_format", "'encoding_format' must be"),
         ({"input": "a", "instruction": "x"}, "instruction", "Unrecognized request argument supplied"),
@@ -302,11 +358,33 @@ async def test_requests_in_flight_finish_before_the_end(real: EngineClient) -> N
         await real.embed(request)
 
 
+async def test_a_real_vector_for_each_token(plan_on_cpu: PlanOnCpu, tmp_path: Path) -> None:
+    """As many as the tokens of each text, by routes of llama-server alone."""
+    path = write_bert(tmp_path / "bert.gguf")
+    plan = plan_on_cpu(path, pooling=Pooling.NONE)
+    async with listening_with(plan, "bert") as url, http_client(url) as client:
+        reply = (await client.post("/embeddings", json={"input": TEXTS})).json()
+        counts = [
+            len(
+                (await client.post("/tokenize", json={"content": text, "add_special": True})).json()["tokens"]
+            )
+            for text in TEXTS
+        ]
+        refused = await client.post("/v1/embeddings", json={"input": TEXTS})
+    assert [len(each["embedding"]) for each in reply] == counts
+    lengths = [float(np.linalg.norm(row)) for each in reply for row in each["embedding"]]
+    assert not np.allclose(lengths, 1)
+    assert refused.status_code == 400
+
+
 async def test_a_real_reranker(plan_on_cpu: PlanOnCpu, tmp_path: Path) -> None:
     path = write_bert(tmp_path / "rank.gguf", pooling=gguf.PoolingType.RANK)
     body = {"query": "a dog", "documents": TEXTS, "top_n": 5}
     async with listening_with(plan_on_cpu(path), "bert") as url, http_client() as client:
         reply = await client.post(f"{url}/v1/rerank", json=body)
+        of_tei = {"query": "a dog", "texts": TEXTS, "top_n": 5, "raw_scores": True}
+        ranked = (await client.post(f"{url}/reranking", json=of_tei)).json()
+        assert [each["index"] for each in ranked] == [each["index"] for each in reply.json()["results"]]
     scores = [each["relevance_score"] for each in reply.json()["results"]]
     assert scores == sorted(scores, reverse=True)
     assert len(set(scores)) == 5

@@ -119,6 +119,8 @@ def how_to_talk(pooling: Pooling | None, address: str, config: "ServerConfig") -
         return curl.format(
             route="/rerank", body='{"query": "colour of grass", "documents": ["Grass is green."]}'
         )
+    if pooling is Pooling.NONE:  # OpenAI's form has no place for a vector of each token
+        curl = curl.replace("/v1{route}", "{route}")
     if pooling is not None:
         return curl.format(route="/embeddings", body='{"input": "Hello"}')
     where = address if config.ssl_certfile is None else f"https://{address}"

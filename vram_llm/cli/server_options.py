@@ -17,9 +17,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _DEFAULT = ServerConfig()
 _LEAST_WATCHDOG_S = 2  # an idle engine gives a sign of life every half second
 MODEL_FIELDS = (
-    "request_timeout_s", "image_dir", "slot_save_path", "truncate", "spm_infill", "watchdog_s",
-    "chat_template", "chat_template_kwargs", "reasoning", "reasoning_format", "reasoning_budget", "n_predict",
-    "tags", "sampling",
+    "request_timeout_s", "image_dir", "slot_save_path", "embd_normalize", "truncate", "spm_infill",
+    "watchdog_s", "chat_template", "chat_template_kwargs", "reasoning", "reasoning_format",
+    "reasoning_budget", "n_predict", "tags", "sampling",
 )  # fmt: skip
 """Fields of ServerConfig that may differ between the models of one server, besides their names."""
 MODEL_PARAMETERS = frozenset({*MODEL_FIELDS, *SAMPLING, "chat_template_file"} - {"sampling"})
@@ -130,6 +130,12 @@ _OPTIONS = (
                  metavar="DIR", help=(
         "Let requests name files in DIR as images (file://NAME). Needs --mmproj. Without --image-dir the "
         "server reads no files."
+    )),
+    click.option("--embd-normalize", type=click.IntRange(-1), default=_DEFAULT.embd_normalize,
+                 show_default=True, metavar="N", help=(
+        "How vectors of embeddings are scaled, unless the request decides: -1: not at all; 0: the largest "
+        "number is 32760; 1: the numbers add up to 1, without signs; 2: the length is 1; more: the N-norm is "
+        "1."
     )),
     click.option("--slot-save-path", type=click.Path(exists=True, file_okay=False, path_type=Path),
                  metavar="FOLDER", help=(

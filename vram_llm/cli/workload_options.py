@@ -194,7 +194,8 @@ WORKLOAD_OPTIONS = (
     PlanOption(flags="--pooling", fields=("pooling",), type=choice_of(Pooling), has_default=False,
                to_field=Pooling, help=(
         "Compute embeddings instead of text, from the mean of the tokens, the first token (cls) or the last "
-        "token; rank: score documents.  [default: the model file's pooling; without one, generate text]"
+        "token; none: a vector for each token; rank: score documents.  [default: the model file's pooling; "
+        "without one, generate text]"
     )),
     PlanOption(flags="--from-disk", fields=("from_disk",), is_flag=True, help=(
         "Run a model that the memory does not hold: as many weights as fit stay there, and each token reads "

@@ -22,6 +22,7 @@ from vram_llm.engine.stats_recorder import StatsRecorder
 from vram_llm.engine.wire import Embedded
 from vram_llm.errors import ContextExceeded, EngineDied, RequestError
 from vram_llm.llama.model import LoadedModel
+from vram_llm.model.pooling import Pooling
 
 _STEP_TOKENS = 512  # of several texts: attention grows with the square, and others wait
 _PATIENCE_S = 0.02  # the longest time that an idle engine waits before it looks for messages
@@ -33,7 +34,7 @@ class _Job:
 
     request: EmbeddingRequest
     texts: list[list[int]]  # tokens
-    vectors: npt.NDArray[np.float32] = field(repr=False)  # a row for each text
+    vectors: npt.NDArray[np.float32] = field(repr=False)  # a row for each text, or for each of its tokens
     arrival: int
     n_taken: int = 0
 
@@ -56,6 +57,7 @@ class Embedder:
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
         self._width = model.n_pooled
+        self._is_by_token = model.plan.context.pooling is Pooling.NONE  # then a text is within one batch
         whole = min(model.n_ubatch, model.n_ctx_seq, model.n_ctx_train)
         self._max_tokens = model.n_ctx_seq if model.can_split_texts else whole
         self._parallel = model.plan.context.parallel
@@ -110,8 +112,15 @@ class Embedder:
             return refused
         chosen = self._next_texts()
         self._run([job.texts[i] for job, i in chosen])
+        row = 0  # of the batch, which has the texts one after the other
         for slot, (job, i) in enumerate(chosen):
-            job.vectors[i] = self._model.pooled(slot)
+            n = len(job.texts[i])
+            if self._is_by_token:
+                at = sum(map(len, job.texts[:i]))
+                job.vectors[at : at + n] = self._model.token_vectors(row, n)
+            else:
+                job.vectors[i] = self._model.pooled(slot)
+            row += n
             self._model.forget(slot)
         complete = [job for job in self._jobs if job.is_complete]
         for job in complete:
@@ -148,7 +157,8 @@ class Embedder:
                 error_param=error.param,
                 error_n_ctx=longer.n_ctx if longer else None,
             )
-        vectors = np.empty((len(texts), self._width), np.float32)
+        n_rows = sum(map(len, texts)) if self._is_by_token else len(texts)
+        vectors = np.empty((n_rows, self._width), np.float32)
         self._n_arrived += 1
         self._jobs.append(_Job(request, texts, vectors, self._n_arrived))
         self._shares.arrive(self._jobs[-1])

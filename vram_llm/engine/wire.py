@@ -139,6 +139,8 @@ class Pieces(msgspec.Struct, tag=True):
 class Embedded(msgspec.Struct, tag=True):
     """Answers Embed: a row of float32 for each input, one after the other, and each input's token count.
 
+    With Pooling.NONE there is a row for each token.
+
     A reranker's row is a score, or one score for each output of its classifier. `error` (with `error_code`,
     and `error_param` if a field is at fault) is set if the request is refused.
     """

@@ -271,6 +271,15 @@ class LoadedModel:
         assert address is not None
         return np.frombuffer(ctypes.string_at(address, 4 * self.n_pooled), np.float32)
 
+    def token_vectors(self, first: int, count: int) -> npt.NDArray[np.float32]:
+        """The outputs of `count` rows of the last batch, shape (count, n_pooled), without pooling: a copy."""
+        vectors = np.empty((count, self.n_pooled), np.float32)
+        for i in range(count):
+            address = ctypes.cast(C.llama_get_embeddings_ith(self._ctx, first + i), ctypes.c_void_p).value
+            assert address is not None
+            vectors[i] = np.frombuffer(ctypes.string_at(address, 4 * self.n_pooled), np.float32)
+        return vectors
+
     @property
     def n_pooled(self) -> int:
         """Numbers in the pooled output of a text: an embedding, or a reranker's scores."""

@@ -23,7 +23,7 @@ from vram_llm.server.chat import chat_router
 from vram_llm.server.completions import completions_router
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.cors import Cors
-from vram_llm.server.embeddings import EmbeddingFields, embeddings_router
+from vram_llm.server.embeddings import EmbeddingFields, embeddings_router, native_embeddings_router
 from vram_llm.server.errors import UnknownRoute, WrongMethod, error_response
 from vram_llm.server.health import HealthFacts, health_router, root_router, version_router
 from vram_llm.server.host_check import HostCheckMiddleware
@@ -169,17 +169,20 @@ def add_limits(
 def add_model_routes(app: FastAPI, serving: ServingContext) -> None:
     """Add the routes that a model answers. Before others: a request is compared with one after the other."""
     add_twice(app, chat_router(serving))
-    app.include_router(completions_router(serving), prefix="/v1")  # without it, llama-server's form
+    for make in (completions_router, embeddings_router):  # without the prefix, llama-server's form
+        app.include_router(make(serving), prefix="/v1")
     for make in (
         responses_router,
         anthropic_router,
-        embeddings_router,
         rerank_router,
         transcriptions_router,
     ):
         add_twice(app, make(serving))
     add_twice(app, tokens_router(serving), documented="")
-    add_routes(app, native_router(serving), slot_actions_router(serving), lora_router(serving))
+    add_routes(
+        app, native_router(serving), native_embeddings_router(serving), slot_actions_router(serving),
+        lora_router(serving),
+    )  # fmt: skip
 
 
 def add_routes(app: FastAPI, *routers: APIRouter) -> None:

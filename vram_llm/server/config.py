@@ -55,6 +55,7 @@ class ServerConfig:
     cors_origins: tuple[str, ...] = ()  # "*": every origin; "localhost": this computer's, at any port
     allowed_hosts: tuple[str, ...] = ()
     image_dir: Path | None = None
+    embd_normalize: int = 2  # how vectors of embeddings are scaled, as llama-server counts: 2 is length 1
     truncate: bool = False  # chats that do not fit, unless the request decides
     spm_infill: bool = False  # POST /infill: the suffix before the prefix
     endpoint_props: bool = False  # POST /props

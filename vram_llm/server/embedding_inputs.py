@@ -15,37 +15,37 @@ from vram_llm.server.parse_prompts import Prompts, parse_prompts
 MAX_INPUTS = 2048  # OpenAI's
 
 
-async def embedding_inputs(given: object, n_vocab: int, engine: Engine) -> Prompts:
-    """The inputs that `given` holds, each a text or token ids. Raises RequestError."""
+async def embedding_inputs(given: object, n_vocab: int, engine: Engine, field: str) -> Prompts:
+    """The inputs that `given`, a request's `field`, holds: each a text or token ids. Raises RequestError."""
     several = isinstance(given, list) and not any(type(item) is int for item in given)
     items: list[Any] = list(given) if several and isinstance(given, list) else [given]
-    _check_amount(items)
+    _check_amount(items, field)
     for i, item in enumerate(items):
-        name = f"input[{i}]" if several else "input"
+        name = f"{field}[{i}]" if several else field
         if isinstance(item, dict):
             items[i] = _text(item, name)
         elif isinstance(item, list) and any(isinstance(part, str) for part in item):
             items[i] = await _joined(item, engine, name)
     if any(isinstance(item, list) for item in items):
-        return [prompt for item in items for prompt in parse_prompts(item, n_vocab, "input")]
-    return parse_prompts(items, n_vocab, "input")
+        return [prompt for item in items for prompt in parse_prompts(item, n_vocab, field)]
+    return parse_prompts(items, n_vocab, field)
 
 
-def _check_amount(items: list[Any]) -> None:
+def _check_amount(items: list[Any], field: str) -> None:
     """Raises RequestError for too many inputs, or too many texts among token ids."""
     if len(items) > MAX_INPUTS:
-        raise RequestError(f"'input' has {len(items):,} texts; {MAX_INPUTS:,} is the most", "input")
+        raise RequestError(f"'{field}' has {len(items):,} texts; {MAX_INPUTS:,} is the most", field)
     mixed = (item for item in items if isinstance(item, list))
     lengths = [len(part) for item in mixed for part in item if isinstance(part, str)]
     if len(lengths) > MAX_INPUTS:
         raise RequestError(
-            f"'input' has {len(lengths):,} texts in lists of parts; {MAX_INPUTS:,} is the most", "input"
+            f"'{field}' has {len(lengths):,} texts in lists of parts; {MAX_INPUTS:,} is the most", field
         )
     if sum(lengths) > MAX_CHARS:
         raise RequestError(
-            f"The texts in lists of parts in 'input' have {sum(lengths):,} characters; {MAX_CHARS:,} is the "
-            "most",
-            "input",
+            f"The texts in lists of parts in '{field}' have {sum(lengths):,} characters; {MAX_CHARS:,} is "
+            "the most",
+            field,
         )
 
 

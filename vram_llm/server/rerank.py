@@ -77,6 +77,7 @@ def rerank_router(serving: ServingContext) -> APIRouter:
     """The route that scores documents as answers to a query."""
     router = APIRouter(tags=["rerank"])
 
+    @router.post("/reranking", include_in_schema=False)
     @router.post("/rerank", **body_route("Rank documents by relevance", RerankFields, RerankReply))
     async def rerank(http: Request) -> Response:
         fields = await read_fields(RerankFields, http)

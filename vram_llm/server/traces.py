@@ -25,7 +25,7 @@ _EXPORTER = "OTEL_TRACES_EXPORTER"
 _FLUSH_S = 3.0  # at the end, for spans that are not yet sent
 _OPERATIONS = {
     "chat/completions": "chat", "messages": "chat", "responses": "chat", "completions": "text_completion",
-    "embeddings": "embeddings", "rerank": "rerank",
+    "embeddings": "embeddings", "embedding": "embeddings", "rerank": "rerank", "reranking": "rerank",
 }  # fmt: skip
 
 

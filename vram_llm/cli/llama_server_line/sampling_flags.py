@@ -68,7 +68,5 @@ SAMPLING_FLAGS = (
     row("-sp --special", _SWITCH, Refused("special tokens are not part of answers")),
     row("-e --escape / --no-escape", _ON_OFF, Ignored("it is for prompts on the command line")),
     row("--spm-infill", _SWITCH, Words(("--spm-infill",))),
-    row("--embd-normalize", _INT, ByValue(
-        {"2": Always("embeddings have the length 1")}, Refused("embeddings have the length 1, as with 2")
-    )),
+    row("--embd-normalize", _INT, Option("--embd-normalize")),
 )  # fmt: skip

@@ -71,9 +71,7 @@ SERVER_FLAGS = (
     ), "LLAMA_ARG_CONT_BATCHING"),
     row("--embedding --embeddings", _SWITCH, Rule("embeddings"), "LLAMA_ARG_EMBEDDINGS"),
     row("--rerank --reranking", _SWITCH, Words(("--pooling", "rank")), "LLAMA_ARG_RERANKING"),
-    row("--pooling", _TEXT, ByValue(
-        {"none": Refused("a text has one vector: it is mean, cls, last or rank")}, Option("--pooling")
-    ), "LLAMA_ARG_POOLING"),
+    row("--pooling", _TEXT, Option("--pooling"), "LLAMA_ARG_POOLING"),
     row("--warmup / --no-warmup", _ON_OFF, OnOff(
         Always("the engine computes once before it is ready"),
         Ignored("the engine computes once before it is ready"),
