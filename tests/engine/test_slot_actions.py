@@ -198,16 +198,17 @@ def test_streams_go_on_while_another_slot_is_saved_and_restored(new_loop: NewLoo
     loop.answer(PROMPT, id_slot=1)
     loop.submit(make_request("r", other, max_tokens=60, id_slot=0))
     events: list[TokenEvent] = []
+    steps = turns(loop)
     for action in (SlotAction.SAVE, SlotAction.ERASE, SlotAction.RESTORE):
         loop.answered.clear()
         loop.slot_actions.add(SlotOrder(id=action, action=action, slot=1, path=str(tmp_path / "a")))
         if action is SlotAction.RESTORE:
             wait([each.reading for each in loop.slot_actions._open.values() if each.reading is not None])
-        events += next(turns(loop))
+        events += next(steps)
         assert loop.answered.wait(60)
-        events += next(turns(loop))
+        events += next(steps)
     assert not loop.is_idle
-    events += [event for step in turns(loop) for event in step]
+    events += [event for step in steps for event in step]
     answers = [each for each in loop.sent if isinstance(each, SlotDone)]
     assert [(each.error, each.n_tokens) for each in answers] == [(None, len(PROMPT) + 7)] * 3
     assert tokens_of(events) == expected
