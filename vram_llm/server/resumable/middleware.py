@@ -4,6 +4,7 @@ import asyncio
 
 import msgspec
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vram_llm.errors import RequestError
@@ -75,7 +76,11 @@ class ResumableMiddleware:
                 stream.buffer.append(message.get("body", b""))
             await send(message)
 
-        await self._app(scope, receive_until_stopped, keep)
+        try:
+            await self._app(scope, receive_until_stopped, keep)
+        except ClientDisconnect:  # the request waited for its model when the stream was stopped
+            if not stream.stopped.is_set():
+                raise
         if stream.stopped.is_set() and not has_ended:
             if not has_started:
                 raise StreamStopped("This request was cancelled: its stream was stopped")
