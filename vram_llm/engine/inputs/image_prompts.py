@@ -18,7 +18,7 @@ from vram_llm.llama.multimodal.encoder import Bitmap, ImageReader, ImageRows, Re
 from vram_llm.llama.multimodal.image_files import ImageUnreadable
 
 MAX_PIXELS = 40_000_000  # of all images of a request; reading takes a few times 3 bytes for each
-MAX_AUDIO_S = 1800.0  # of all audio files of a request; reading takes some 400 KB a second
+MAX_AUDIO_S = 1800.0  # of all audio files of a request; reading takes some 150 KB a second
 _LEAST_AUDIO_S = 0.1
 
 
