@@ -54,12 +54,12 @@ def _even(decode: float, prompt: float) -> SpeedError:
 
 
 # The lower sides of cards of 2024 and before hold builds of 2024, which lacked CUDA graphs and later kernels.
-_NEWEST_NVIDIA = _error((0.10, 0.09), (0.25, 0.25))
+_NEWEST_NVIDIA = _error((0.08, 0.08), (0.25, 0.25))
 _HBM = _error((0.35, 0.20), (0.35, 0.35))
 _ERRORS = {
     ChipGeneration.BLACKWELL: _NEWEST_NVIDIA,
     ChipGeneration.GB10: _NEWEST_NVIDIA,
-    ChipGeneration.ADA: _error((0.17, 0.08), (0.50, 0.15)),
+    ChipGeneration.ADA: _error((0.17, 0.08), (0.56, 0.15)),
     ChipGeneration.AMPERE: _error((0.18, 0.08), (0.50, 0.20)),
     ChipGeneration.AMPERE_HBM: _HBM,
     ChipGeneration.HOPPER: _HBM,
@@ -68,9 +68,9 @@ _ERRORS = {
     ChipGeneration.VOLTA: _error((0.45, 0.20), (0.45, 0.30)),
     ChipGeneration.RDNA3: _error((0.25, 0.20), (0.45, 0.25)),
     ChipGeneration.RDNA3_5: _error((0.22, 0.17), (0.40, 0.27)),
-    ChipGeneration.RDNA4: _error((0.30, 0.16), (0.45, 0.27)),
-    ChipGeneration.APPLE: _error((0.20, 0.15), (0.60, 0.45)),
-    ChipGeneration.APPLE_ULTRA: _even(0.25, 0.45),
+    ChipGeneration.RDNA4: _error((0.34, 0.16), (0.50, 0.31)),
+    ChipGeneration.APPLE: _error((0.20, 0.20), (0.60, 0.45)),
+    ChipGeneration.APPLE_ULTRA: _even(0.28, 0.45),
 }
 _OLD_AMD = _error((0.30, 0.22), (0.50, 0.35))
 _EITHER_BACKEND = _error((0.38, 0.26), (0.65, 0.43))  # ROCm or Vulkan
