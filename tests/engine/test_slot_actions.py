@@ -12,17 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.companions import write_mmproj
 from tests.conftest import PlanOnCpu
 from tests.engine.harness import EXACT, loaded, make_request, run, tokens_of, turns, write_f32
+from tests.pictures import png
 from vram_llm.engine import wire
 from vram_llm.engine.kv_cache import saved_slots
 from vram_llm.engine.loop import Loop
-from vram_llm.engine.request import TokenEvent
+from vram_llm.engine.request import Image, TokenEvent
 from vram_llm.engine.slot_order import SlotAction, SlotDone, SlotOrder
 from vram_llm.llama.model import LoadedModel
+from vram_llm.machine.types import Host, Machine
 from vram_llm.planner.rope import Rope
-from vram_llm.planner.types import Plan, Serving
+from vram_llm.planner.types import Plan, Serving, Workload
 from vram_llm.units import MIB
+from vram_llm.workflows import planning
 
 KINDS = ["llama", "nemotron_h", "gemma3"]  # full attention, recurrent layers, a sliding window
 NewLoop = Callable[..., "SlotLoop"]
@@ -222,6 +226,43 @@ def test_a_prompt_that_nobody_shares_is_saved_too(new_loop: NewLoop, tmp_path: P
     assert loop.order("save", 0, tmp_path / "a").n_tokens == len(PROMPT) + 7
     assert loop.order("restore", 1, tmp_path / "a").error is None
     assert loop.answer(PROMPT)[-1].cached_tokens == len(PROMPT) - 1
+
+
+@pytest.mark.process
+def test_a_prompt_with_an_image(host: Host, tmp_path: Path, path_of: Callable[[str], Path]) -> None:
+    """Its rows are restored too, where the same projector is loaded; a text alone needs none."""
+    with ExitStack() as models:
+
+        def load(mmproj: Path | None) -> SlotLoop:
+            wish = Workload(
+                n_ctx=1024, parallel=2, reserve_bytes=0, n_batch=64, n_ubatch=32, find_mmproj=False,
+                mmproj=None if mmproj is None else str(mmproj), serving=Serving(slots_ram_bytes=0), **EXACT,
+            )  # fmt: skip
+            plan = planning.plan(str(path_of("llama")), Machine(devices=(), host=host), wish)
+            return SlotLoop(models.enter_context(loaded(plan)))
+
+        projector = write_mmproj(tmp_path / "mmproj.gguf")
+        other = tmp_path / "other.gguf"
+        data = bytearray(projector.read_bytes())
+        data[-10_000:] = bytes(10_000)
+        other.write_bytes(data)
+        text = "What is there to be seen in this picture, the one here? "
+        seen: dict[str, Any] = {"images": (Image(len(text), png(1), "images[0]"),)}
+        prompt: Any = text + " Say it."
+        before = load(projector)
+        first = before.answer(prompt, **seen)
+        saved = before.order("save", 0, tmp_path / "seen")
+        before.answer(PROMPT, id_slot=1)
+        before.order("save", 1, tmp_path / "text")
+        after = load(projector)
+        assert after.order("restore", 0, tmp_path / "seen").n_tokens == saved.n_tokens
+        again = after.answer(prompt, **seen)
+        assert again[-1].cached_tokens == first[-1].prompt_tokens - 1
+        assert tokens_of(again) == tokens_of(first)
+        for engine in (load(other), load(None)):
+            refused = engine.order("restore", 0, tmp_path / "seen")
+            assert "has not the projector that computed them" in str(refused.error)
+            assert engine.order("restore", 0, tmp_path / "text").error is None
 
 
 # -- refusals ------------------------------------------------------------------------------------

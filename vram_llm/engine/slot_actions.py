@@ -141,7 +141,10 @@ class SlotActions:
     def _write(self, opened: _Open, prompt: SlotPrompt, state: State) -> None:
         order, n_tokens = opened.order, len(prompt.tokens)
         try:
-            slot = SavedSlot(facts=self._facts(prompt.adapters), owner=order.owner, tokens=prompt.tokens)
+            facts = self._facts(prompt.adapters)
+            if min(prompt.tokens) >= 0:  # no rows of images
+                facts = replace(facts, projector="")
+            slot = SavedSlot(facts=facts, owner=order.owner, tokens=prompt.tokens)
             n_bytes = write_slot(Path(order.path), slot, state)
             self._send(SlotDone(order.id, n_tokens, n_bytes, time.perf_counter() - opened.began))
         except VramLLMError as error:
@@ -202,7 +205,7 @@ class SlotActions:
         for file in plan.files:
             if (change := change_of(file)) is not None:
                 raise RequestError(f"{change}; slots are saved and restored again once it is loaded anew")
-        model_digest, of_adapters = self._digests
+        model_digest, of_adapters, projector = self._digests
         used = self._model.planned_adapters if adapters is None else adapters
         return SlotFacts(
             library=SUPPORTED_VERSION,
@@ -212,18 +215,21 @@ class SlotActions:
             n_caches=plan.context.n_caches,
             swa_full=plan.context.swa_full,
             adapters=tuple((of_adapters[i], scale) for i, scale in used),
+            projector=projector,
             changes=self._changes,
         )
 
     @cached_property
-    def _digests(self) -> tuple[str, tuple[str, ...]]:
-        """Hashes of the model's shards, and of each adapter. Raises RequestError."""
+    def _digests(self) -> tuple[str, tuple[str, ...], str]:
+        """Hashes of the model's shards, of each adapter, and of the projector. Raises RequestError."""
         plan = self._model.plan
         shards = [file.path for file in plan.model.files] or [plan.model.path]
         loras = [each for each in plan.companions if each.kind is CompanionKind.LORA]
         try:
             model = "-".join(content_digest(Path(path)) for path in shards)
-            return model, tuple(content_digest(Path(lora.path)) for lora in loras)
+            adapters = tuple(content_digest(Path(lora.path)) for lora in loras)
+            projectors = (each.path for each in plan.companions if each.kind is CompanionKind.MMPROJ)
+            return model, adapters, "-".join(content_digest(Path(path)) for path in projectors)
         except OSError as error:
             raise RequestError(f"the model's file cannot be read any more: {error.strerror}") from None
 

@@ -29,7 +29,10 @@ _MOST_FACTS_BYTES = 1 << 28
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotFacts:
-    """Facts on which a state depends. `adapters` are hashes and scales of those that computed it."""
+    """Facts on which a state depends. `adapters` are hashes and scales of those that computed it.
+
+    `projector` is the hash of the multimodal projector; of a state without images it is "".
+    """
 
     library: str  # llama-cpp-python's version: states of others may be laid out in another way
     model: str  # its name, for messages
@@ -38,6 +41,7 @@ class SlotFacts:
     n_caches: int
     swa_full: bool
     adapters: tuple[tuple[str, float], ...]
+    projector: str
     changes: str = ""  # a digest of scaled positions, changed metadata and control vectors; "": none
 
     def mismatch(self, here: "SlotFacts") -> str | None:
@@ -58,6 +62,10 @@ class SlotFacts:
         if self.kv_types != here.kv_types:
             return (
                 f"its KV cache is {'/'.join(self.kv_types)}, and this server's is {'/'.join(here.kv_types)}"
+            )
+        if self.projector not in ("", here.projector):
+            return (
+                "it has images, and this server has not the projector that computed them; give its --mmproj"
             )
         if (self.n_caches, self.swa_full) != (here.n_caches, here.swa_full):
             return (
