@@ -28,6 +28,30 @@ REASONS: Mapping[str, str] = {
     f"{_UNIT}embedding.py::test_embedding_pooling_none_oai": (
         "--pooling none, a vector for each token, has no equal; the test wants /v1/embeddings refused then."
     ),
+    f"{_UNIT}kv_keep_only_active.py::test_clear_and_restore": (
+        "The test looks for a mark in llama-server's own log; idle slots go to host memory here too."
+    ),
+    f"{_UNIT}router.py::test_router_props": (
+        "No model is installed for the tests, so the built-in one is served, and there is no router."
+    ),
+    f"{_UNIT}router.py::test_router_chat_completion_stream": "As test_router_props; it answers by any name.",
+    f"{_UNIT}router.py::test_router_reload_models": (
+        "Models of presets are fetched before the start; a preset that changes is read by the next start."
+    ),
+    f"{_UNIT}router.py::test_router_delete_model": "No route deletes files of models.",
+    f"{_UNIT}sleep.py::test_server_sleep_read_only_endpoints": (
+        "A model that is unloaded when idle is served like several, whose metrics are labelled by model."
+    ),
+    f"{_UNIT}sleep.py::test_server_sleep_metrics_buckets": "As test_server_sleep_read_only_endpoints.",
+    f"{_UNIT}security.py::test_incorrect_api_key": (
+        "A wrong key is OpenAI's error: type invalid_request_error, code invalid_api_key."
+    ),
+    f"{_UNIT}security.py::test_cors_options[origin-Access-Control-Allow-Credentials-true]": (
+        "Keys are sent in a header, never as a cookie: other origins get no credentials."
+    ),
+    f"{_UNIT}security.py::test_cors_options[web.mydomain.fr-Access-Control-Allow-Headers-*]": (
+        "The reply names the headers that are asked for, since * leaves Authorization out in browsers."
+    ),
     f"{_UNIT}security.py::test_local_media_file[../../../tools-file:////mtmd//test-1.jpeg-True]": (
         "The path of a file:// URL is relative to --image-dir; one that begins with slashes is refused."
     ),

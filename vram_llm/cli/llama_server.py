@@ -34,24 +34,28 @@ def command(line: tuple[str, ...], only_prints: bool) -> None:
     Flags and LLAMA_ARG_ variables mean what they mean for llama-server; a flag overrides its variable. Flags
     on where weights are (-ngl, -ts, -ot, -dev, ...) are obeyed, and the plan decides the rest. A line on
     stderr says what is ignored, and why. Without a model, those of --models-preset and --models-dir are
-    served, or else all that are installed.
+    served, or else all that are installed, or the built-in one.
     """
-    from vram_llm.cli.imported.router import router_fleet
+    from vram_llm.cli.imported.router import router_fleet, sleeping_fleet
     from vram_llm.cli.llama_server_line.model_rules import is_router
     from vram_llm.cli.llama_server_line.read_line import read_line
     from vram_llm.cli.llama_server_line.translation import translate
 
     found = translate(line, os.environ, lambda: _devices(line))
     read = read_line(line, os.environ)
-    fleet = router_fleet(read) if is_router(read) else None
+    arguments, fleet = found.arguments(), None
+    if is_router(read):
+        fleet = router_fleet(read)
+    elif (sleeping := sleeping_fleet(arguments)) is not None:
+        fleet, arguments = sleeping
     if only_prints:
-        _print(found, fleet)
+        _print(found, fleet, arguments)
         return
     for note in found.notes():
         terminal.say(note, err=True)
     os.environ.update(found.environment)
     if fleet is None:
-        _pull(found.arguments())
+        _pull(arguments)
         _serve_one(found)
         return
     for model in fleet.models:
@@ -61,12 +65,11 @@ def command(line: tuple[str, ...], only_prints: bool) -> None:
     with TemporaryDirectory() as folder:
         file = Path(folder) / _FLEET
         file.write_text(f"{fleet}\n", encoding="utf-8")
-        _serve(["--config", str(file), *found.arguments()])
+        _serve(["--config", str(file), *arguments])
 
 
-def _print(found: "Translation", fleet: "ImportedFleet | None") -> None:
+def _print(found: "Translation", fleet: "ImportedFleet | None", arguments: Sequence[str]) -> None:
     """A shell's command, with the file it needs for several models."""
-    arguments = found.arguments()
     if fleet is not None:
         terminal.say(f"cat > {_FLEET} <<'END'\n{fleet}\nEND")
         arguments = ["--config", _FLEET, *arguments]
@@ -100,11 +103,13 @@ def _serve(arguments: Sequence[str]) -> None:
 
 
 def _pull(arguments: Sequence[str]) -> None:
-    """Download the models of a hub that the arguments name, as llama-server does."""
+    """Download the models of a hub that the arguments name, as llama-server does without --offline."""
     from vram_llm.cli.pull import pull_with_bar
     from vram_llm.model.location import HUB
     from vram_llm.workflows.model_names import resolve
 
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return
     for flag, name in pairwise(arguments):
         if flag in ("--model", "--draft") and name.startswith(HUB) and not isinstance(resolve(name), Path):
             pull_with_bar(name)

@@ -158,8 +158,8 @@ def _with_checked_overrides(
     """
     if workload.overrides is None:
         return workload, machine
-    notes = unmatched_notes(profile, workload.overrides)
     checked = replace(workload, overrides=checked_overrides(profile, machine, workload.overrides))
+    notes = unmatched_notes(profile, workload.overrides)
     return checked, replace(machine, notes=(*machine.notes, *notes))
 
 

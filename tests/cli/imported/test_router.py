@@ -7,6 +7,7 @@ import pytest
 from tests.cli.running import run_here
 from tests.server.live import serving
 from vram_llm import demo
+from vram_llm.cli.imported import router
 
 
 @pytest.fixture
@@ -48,9 +49,25 @@ def test_a_folder_of_models(tmp_path: Path) -> None:
     assert f"  - name: a\n    source: {tmp_path}/a.gguf\n" in printed.stdout
 
 
-def test_without_a_model_all_that_are_installed_are_served() -> None:
-    printed = run_here("llama-server", "--print")
-    assert "source: installed" in printed.stdout
+def test_without_a_model_all_that_are_installed_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router, "_any_installed", lambda: True)
+    assert "source: installed" in run_here("llama-server", "--print").stdout
+    monkeypatch.setattr(router, "_any_installed", lambda: False)
+    assert run_here("llama-server", "--print").stdout == "vram-llm serve --cors-origin '*'\n"
+
+
+def test_a_named_model_that_sleeps_is_a_file_of_one_entry() -> None:
+    line = ("-m", "m.gguf", "-a", "a,b", "--sleep-idle-seconds", "60", "-c", "9")
+    assert run_here("llama-server", *line, "--print").stdout.splitlines() == [
+        "cat > vram-llm.yaml <<'END'",
+        "models:",
+        "  - name: a",
+        "    source: m.gguf",
+        "    aliases: [b]",
+        "    preload: true",
+        "END",
+        "vram-llm serve --config vram-llm.yaml --ttl 60 --n-ctx 9 --cors-origin '*'",
+    ]
 
 
 @pytest.mark.parametrize("flag", ["--models-preset", "--models-dir"])

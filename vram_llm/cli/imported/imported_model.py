@@ -52,7 +52,7 @@ def _with_arguments(model: ImportedModel, found: Translation) -> ImportedModel:
     values = dict(model.values)
     names: list[str] = []
     source, remarks = model.source, []
-    for option, flag, value in _options(found.arguments()):
+    for option, flag, value in serve_options(found.arguments()):
         match flag:
             case "--model":
                 source = str(value)
@@ -67,7 +67,7 @@ def _with_arguments(model: ImportedModel, found: Translation) -> ImportedModel:
     return replace(model, source=source, aliases=aliases, values=values, remarks=tuple(remarks))
 
 
-def _options(arguments: Sequence[str]) -> Iterator[tuple[click.Option, str, str | bool]]:
+def serve_options(arguments: Sequence[str]) -> Iterator[tuple[click.Option, str, str | bool]]:
     """The options of `serve` in a command line, each with its flag and its value."""
     from vram_llm.cli import serve
 

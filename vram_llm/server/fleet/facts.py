@@ -43,13 +43,16 @@ def fleet_root_facts(models: RoutedModels, readiness: Readiness) -> dict[str, ob
 
 
 def fleet_props_router(fleet: ServedFleet, models: RoutedModels) -> APIRouter:
-    """GET /props?model=NAME: llama-server's facts of a model; without a name, those of its router."""
+    """GET /props?model=NAME: llama-server's facts of a model; without a name of the only one, or a router."""
     router = APIRouter(tags=["models"])
 
     @router.get("/props", summary="Default settings", responses=refusals(403, 404, 503), response_model=None)
     async def props(model: Annotated[str, Query()] = "") -> Props | dict[str, Any]:
+        names = [each.name for each in models]
+        if not model and len(names) == 1 and models.resolve(names[0], current_key.get())[0].info is not None:
+            model = names[0]
         if not model:
-            return _router_props([each.name for each in models])
+            return _router_props(names)
         key = current_key.get()
         found, shown = models.resolve(model, key)
         if not key.may_use(shown):
