@@ -6,7 +6,9 @@ streamed answer has the same body, sent through SillyTavern's server as the page
 """
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -78,7 +80,10 @@ if chromium is None:
     raise SystemExit("Debian's chromium is not installed")
 home, port = Path.cwd(), free_port()
 command = ["sillytavern", "--port", str(port), "--disableCsrf", "--browserLaunchEnabled", "false"]
-with (home / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+with (
+    (home / "log").open("wb") as log,
+    subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as server,
+):
     try:
         await_page(f"http://127.0.0.1:{port}/", server)
         with sync_playwright() as playwright:
@@ -90,5 +95,5 @@ with (home / "log").open("wb") as log, subprocess.Popen(command, stdout=log, std
             found = answers(page, f"http://127.0.0.1:{port}/")
             browser.close()
     finally:
-        server.terminate()
+        os.killpg(server.pid, signal.SIGTERM)  # the command and the Node.js that it starts
 print(json.dumps(found))
