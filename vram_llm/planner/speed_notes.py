@@ -11,13 +11,15 @@ _GUESSES = (Source.ESTIMATED, Source.ASSUMED)
 
 
 def speed_notes(machine: Machine, placement: Placement) -> tuple[str, ...]:
-    """A line for the used workers of assumed speed, one for such cards, and one for the host."""
+    """Lines for described cards of two back ends, for workers and cards of assumed speed, for the host."""
     used = [device for device in machine.devices if device.id in placement.device_order]
     assumed = [device for device in used if has_assumed_speed(device)]
     workers = [device for device in assumed if device.kind is DeviceKind.RPC]
     cards = [device for device in assumed if device.kind is not DeviceKind.RPC]
     prompts = [device for device in used if device not in assumed and _has_assumed_arithmetic(device)]
+    either = [device for device in used if device.other_kind is not None]
     return (
+        *_either_note(either),
         *(f"{_speed_of(group)}; {how_to_measure(group)}" for group in (workers, cards) if group),
         *(
             (f"the prompt speed of {_names(prompts)} is assumed; {how_to_measure(prompts)}",)
@@ -46,6 +48,16 @@ def how_to_measure(devices: Sequence[Device]) -> str:
     named = (_option(device) for device in devices if device.endpoint is not None)
     options = "".join(dict.fromkeys(named))
     return f"`vram-llm calibrate{options}` measures it"
+
+
+def _either_note(devices: Sequence[Device]) -> tuple[str, ...]:
+    """A line for described cards that ROCm or Vulkan may drive."""
+    if not devices:
+        return ()
+    name = devices[0].name
+    return (
+        f"the speed of {_names(devices)} is between ROCm's and Vulkan's; name one, as in \"{name}@Vulkan\"",
+    )
 
 
 def _option(device: Device) -> str:
