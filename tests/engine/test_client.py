@@ -210,7 +210,7 @@ async def test_questions_about_the_vocabulary_take_no_place_of_a_request(
         asyncio.create_task(engine.tokenize("a", add_special=False, parse_special=False)) for _ in range(3)
     ]
     await asyncio.sleep(0)  # each task asks at its first turn
-    with pytest.raises(Overloaded, match="3 texts wait for the tokenizer"):
+    with pytest.raises(Overloaded, match="3 texts and slots wait for the engine"):
         await engine.pieces([1])
     assert len(tokens_of(await soon(answer(engine, "one")))) == 8
     assert all(await soon(asyncio.gather(*asking)))

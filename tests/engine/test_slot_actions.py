@@ -16,7 +16,7 @@ from tests.companions import write_mmproj
 from tests.conftest import PlanOnCpu
 from tests.engine.harness import EXACT, loaded, make_request, run, tokens_of, turns, write_f32
 from tests.pictures import png
-from vram_llm.engine import wire
+from vram_llm.engine import slot_actions, wire
 from vram_llm.engine.kv_cache import saved_slots
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import Image, TokenEvent
@@ -193,6 +193,44 @@ def test_a_cancelled_order_is_not_done(new_loop: NewLoop, tmp_path: Path) -> Non
     for _ in turns(loop):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_orders_that_wait_hold_few_states(
+    new_loop: NewLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state may have gigabytes: one is written at a time, and one is read for each slot."""
+    loop, file, disk_is_free = new_loop(), tmp_path / "a", threading.Event()
+    loop.answer(PROMPT, id_slot=0)
+    loop.order("save", 0, file)
+    write = saved_slots.write_slot
+
+    def slow(*args: Any) -> int:
+        assert disk_is_free.wait(60)
+        return write(*args)
+
+    monkeypatch.setattr(slot_actions, "write_slot", slow)
+    loop.submit(make_request("r", words(4, 60), max_tokens=40, id_slot=1))
+    steps = turns(loop)
+    next(steps)
+    for i in range(4):
+        for name, slot, path in (("save", 0, tmp_path / f"b{i}"), ("restore", 1, file)):
+            loop.slot_actions.add(
+                SlotOrder(id=f"{name}{i}", action=SlotAction(name), slot=slot, path=str(path))
+            )
+    for _ in range(20):
+        next(steps)
+    waiting = loop.slot_actions._open
+    assert [name for name in waiting if name.startswith("save")] == ["save1", "save2", "save3"]
+    assert [name for name, each in waiting.items() if each.reading is not None] == ["restore0"]
+    loop.slot_actions.cancel("restore0")
+    disk_is_free.set()
+    for _ in steps:
+        pass
+    assert loop.slot_actions._writing is not None
+    loop.slot_actions._writing.result(60)
+    done = {each.id: each.error for each in loop.sent if isinstance(each, SlotDone) and each.id != "order"}
+    names = (*(f"save{i}" for i in range(4)), *(f"restore{i}" for i in range(1, 4)))
+    assert done == dict.fromkeys(names)
 
 
 def test_streams_go_on_while_another_slot_is_saved_and_restored(new_loop: NewLoop, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """POST /slots/N?action=: bodies, names of files, keys and refusals before a fake engine; a real restart."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.patience import soon
 from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine
 from tests.server.fleet.fake_fleet import THREE, FleetUnderTest
-from tests.server.live import in_process, serving
-from vram_llm.engine.slot_order import SlotAction, SlotOrder
+from tests.server.live import http_client, in_process, listening, serving
+from vram_llm.engine.slot_order import SlotAction, SlotDone, SlotOrder
 from vram_llm.model.pooling import Pooling
 from vram_llm.server.keys_file import KeyScope, add_key
 
@@ -60,6 +62,26 @@ async def test_without_a_folder(client: httpx.AsyncClient, engine: FakeEngine) -
         assert refused.status_code == 400
         assert "start it with --slot-save-path FOLDER" in refused.json()["error"]["message"]
     assert engine.orders == []
+
+
+async def test_an_order_is_cancelled_with_its_client(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def waits(_: SlotOrder) -> SlotDone:
+        begun.set()
+        try:
+            return await asyncio.Future()
+        finally:
+            cancelled.set()
+
+    monkeypatch.setattr(engine, "order_slot", waits)
+    async with listening(engine, slot_save_path=tmp_path) as url, http_client(url) as client:
+        asking = asyncio.create_task(client.post("/slots/0?action=save", json={"filename": "a"}))
+        await soon(begun.wait())
+        asking.cancel()
+        await soon(cancelled.wait())
 
 
 @pytest.mark.parametrize(

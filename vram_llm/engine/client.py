@@ -36,7 +36,7 @@ from vram_llm.planner.types import Plan
 from vram_llm.units import MIB
 
 MAX_WAITING = 256  # requests that wait; further ones are refused
-MAX_QUESTIONS = 256  # about the vocabulary, in flight; further ones are refused
+MAX_QUESTIONS = 256  # about the vocabulary and slots, in flight; further ones are refused
 _MOST_FOR_MANY = 4  # times as many, if several clients have their shares of them
 MAX_IMAGES_BYTES = 256 * MIB  # image files of all requests in flight, twice the largest request's
 _FINISH_GRACE_S = 5.0  # for the engine to end a request whose time is over
@@ -270,10 +270,12 @@ class EngineClient(EngineProcess):
 
     @contextlib.contextmanager
     def _count_question(self) -> Iterator[None]:
-        """Count a question about the vocabulary. Raises EngineDied, Overloaded."""
+        """Count a question about the vocabulary or a slot. Raises EngineDied, Overloaded."""
         self._check_ready()
         if self._n_questions >= MAX_QUESTIONS:
-            raise _overloaded(f"{self._n_questions} texts wait for the tokenizer and that is the most", ())
+            raise _overloaded(
+                f"{self._n_questions} texts and slots wait for the engine and that is the most", ()
+            )
         self._n_questions += 1
         try:
             yield

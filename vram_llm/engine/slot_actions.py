@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from vram_llm.engine import wire
 from vram_llm.engine.adapters import Adapters
@@ -40,7 +41,8 @@ class _Open:
 class SlotActions:
     """Orders about the numbered slots of a loop, which wait while a request runs in their slot.
 
-    `send` gets SlotDone, from any thread, and SlotStates.
+    The states in memory are bounded, however many orders wait: one that is written, and one for each slot
+    that is restored. `send` gets SlotDone, from any thread, and SlotStates.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class SlotActions:
         self._send = send
         self._open: dict[str, _Open] = {}
         self._files = ThreadPoolExecutor(1, "slots")
+        self._writing: Future[None] | None = None  # the state that was saved last
 
     def __len__(self) -> int:
         """Orders that a step has to do something for."""
@@ -63,13 +66,15 @@ class SlotActions:
 
     def add(self, order: SlotOrder) -> None:
         """Do `order` as soon as its slot is free."""
-        opened = self._open[order.id] = _Open(order, time.perf_counter())
-        if order.action is SlotAction.RESTORE:
-            opened.reading = self._files.submit(self._read, order)
+        self._open[order.id] = _Open(order, time.perf_counter())
+        self._read_next()
 
     def cancel(self, order_id: str) -> None:
-        """Drop an order that was not begun; an unknown id is no error."""
-        self._open.pop(order_id, None)
+        """Drop an order that is not done; an unknown id is no error."""
+        opened = self._open.pop(order_id, None)
+        if opened is not None and opened.reading is not None:
+            opened.reading.cancel()
+            self._read_next()
 
     @property
     def is_due(self) -> bool:
@@ -77,11 +82,14 @@ class SlotActions:
         return any(map(self._can_be_done, self._open.values()))
 
     def run(self, *, is_idle: bool) -> None:
-        """Do the orders that can be done. If `is_idle`, waits a moment for a file that is read."""
-        reading = [each.reading for each in self._open.values() if each.reading is not None]
-        if is_idle and reading:
-            wait(reading, _PATIENCE_S, "FIRST_COMPLETED")
-        for opened in [each for each in self._open.values() if self._can_be_done(each)]:
+        """Do the orders that can be done. If `is_idle`, waits a moment for the thread, if it is needed."""
+        if is_idle and not self.is_due:
+            work: list[Future[Any] | None] = [self._writing, *(each.reading for each in self._open.values())]
+            unfinished = [future for future in work if future is not None and not future.done()]
+            wait(unfinished, _PATIENCE_S, "FIRST_COMPLETED")
+        for opened in list(self._open.values()):
+            if not self._can_be_done(opened):  # perhaps only since the one before it was done
+                continue
             del self._open[opened.order.id]
             try:
                 self._do(opened)
@@ -89,6 +97,7 @@ class SlotActions:
                 self._refuse(opened.order, error)
             except MemoryError:
                 self._refuse(opened.order, VramLLMError("the host has no memory for the state of this slot"))
+        self._read_next()
 
     def report(self) -> None:
         """Send the slots' states if they have changed since the last call."""
@@ -100,8 +109,24 @@ class SlotActions:
             self._send(wire.SlotStates(running, held))
 
     def _can_be_done(self, opened: _Open) -> bool:
-        is_read = opened.reading is None or opened.reading.done()
-        return is_read and opened.order.slot not in self._slots.running
+        if opened.order.slot in self._slots.running:
+            return False
+        match opened.order.action:
+            case SlotAction.SAVE:
+                return self._writing is None or self._writing.done()
+            case SlotAction.RESTORE:
+                return opened.reading is not None and opened.reading.done()
+            case SlotAction.ERASE:
+                return True
+
+    def _read_next(self) -> None:
+        """Let the thread read the next file for each slot for which none is read."""
+        busy = {each.order.slot for each in self._open.values() if each.reading is not None}
+        for opened in self._open.values():
+            order = opened.order
+            if order.action is SlotAction.RESTORE and order.slot not in busy:
+                busy.add(order.slot)
+                opened.reading = self._files.submit(self._read, order)
 
     def _do(self, opened: _Open) -> None:
         order = opened.order
@@ -136,7 +161,7 @@ class SlotActions:
             )
         state, n_tokens = copied
         kept = replace(prompt, tokens=prompt.tokens[:n_tokens])
-        self._files.submit(self._write, opened, kept, state)
+        self._writing = self._files.submit(self._write, opened, kept, state)
 
     def _write(self, opened: _Open, prompt: SlotPrompt, state: State) -> None:
         order, n_tokens = opened.order, len(prompt.tokens)

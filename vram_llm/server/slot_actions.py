@@ -3,7 +3,7 @@
 from typing import Annotated, ClassVar
 from uuid import uuid4
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 from vram_llm.engine.slot_order import SlotAction, SlotDone, SlotOrder
@@ -11,6 +11,7 @@ from vram_llm.errors import RequestError
 from vram_llm.server.api_keys import current_key
 from vram_llm.server.client_fields import IGNORED
 from vram_llm.server.errors import MissingField, NotSupported
+from vram_llm.server.generation import while_connected
 from vram_llm.server.known_fields import Fields
 from vram_llm.server.openapi import body_route
 from vram_llm.server.read_body import read_fields
@@ -56,7 +57,7 @@ def slot_actions_router(serving: ServingContext) -> APIRouter:
     router = APIRouter(tags=["slots"])
 
     @router.post("/slots/{id_slot}", **body_route("Save, restore or erase a slot", SlotFields, SlotReply))
-    async def act(id_slot: str, http: Request, action: Annotated[str, Query()] = "") -> SlotReply:
+    async def act(id_slot: str, http: Request, action: Annotated[str, Query()] = "") -> Response:
         folder = serving.config.slot_save_path
         if folder is None:
             raise NotSupported(
@@ -70,17 +71,19 @@ def slot_actions_router(serving: ServingContext) -> APIRouter:
         if not id_slot.isdecimal() or len(id_slot) > 9:
             raise RequestError(f"'{id_slot[:100]}' is not the number of a slot", "id_slot")
         number, key = check_slot(int(id_slot), info.parallel), current_key.get()
-        done = await serving.engine.order_slot(
-            SlotOrder(
-                id=f"slot-{uuid4().hex}",
-                action=SlotAction(action),
-                slot=number,
-                path="" if action == SlotAction.ERASE else str(folder.resolve() / _name(fields.filename)),
-                owner=key.name if key.cache_namespace else "",
-                namespace=key.cache_namespace,
-            )
+        order = SlotOrder(
+            id=f"slot-{uuid4().hex}",
+            action=SlotAction(action),
+            slot=number,
+            path="" if action == SlotAction.ERASE else str(folder.resolve() / _name(fields.filename)),
+            owner=key.name if key.cache_namespace else "",
+            namespace=key.cache_namespace,
         )
-        return _reply(SlotAction(action), number, fields.filename, done)
+        done = await while_connected(http.receive, serving.engine.order_slot(order))
+        if done is None:
+            return Response(status_code=499)  # the client is gone, and the order is cancelled
+        reply = _reply(SlotAction(action), number, fields.filename, done)
+        return Response(reply.model_dump_json(exclude_none=True), media_type="application/json")
 
     return router
 
