@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.load import together
-from bench.lookup import finish
 from bench.servers import free_port, llama_server, ours, running
 from tests.zoo.heads import HEADS, write_agreeing
 from tests.zoo.loadable import with_vocabulary
@@ -58,7 +57,7 @@ def load(path: Path, threads: int | None, *, with_head: bool) -> Loop:
 
 
 class Answer(NamedTuple):
-    """Steps of an answer, seconds from its first token to the last, and processor time with its prompt."""
+    """Steps of an answer; seconds and processor time from its first token to the last."""
 
     steps: int
     seconds: float
@@ -67,15 +66,23 @@ class Answer(NamedTuple):
 
 def answer(loop: Loop, n_tokens: int, seed: int) -> Answer:
     """Compute an answer of `n_tokens` to a prompt made from `seed`."""
-    before, began = loop.stats().n_steps, time.process_time()
+    before = loop.stats()
     request = Request(
         id="r", prompt=prompt(seed), max_tokens=n_tokens, ignore_eos=True,
         sampling=SamplingParams(temperature=0.1, seed=seed),
     )  # fmt: skip
     if loop.submit(request) is not None:
         raise SystemExit("the engine refused the request")
-    seconds = finish(loop)
-    return Answer(loop.stats().n_steps - before, seconds, time.process_time() - began)
+    while loop.stats().n_generated_tokens == before.n_generated_tokens:
+        loop.step()
+    began, processor_began = time.perf_counter(), time.process_time()
+    while not loop.is_idle:
+        loop.step()
+    return Answer(
+        loop.stats().n_steps - before.n_steps,
+        time.perf_counter() - began,
+        time.process_time() - processor_began,
+    )
 
 
 def compare_engine(name: str, kind: str, path: Path, args: argparse.Namespace) -> None:

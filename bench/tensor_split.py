@@ -1,6 +1,6 @@
 """Tensor splits over RPC workers on this computer: planned bytes, logits, and speed against other shares.
 
-    python -m bench.tensor_split [--seconds 10] [--rounds 5] [--tokens 3] [--show memory|speed|link]
+    python -m bench.tensor_split [--seconds 8] [--rounds 5] [--tokens 3] [--show memory|speed|link]
 
 Small random models of three architectures, in F32. It prints a table and exits with 1 if a claim fails.
 
@@ -283,7 +283,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--show", choices=list(SHOWS), action="append")
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=3)
     args = parser.parse_args()
