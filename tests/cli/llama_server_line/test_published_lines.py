@@ -88,7 +88,8 @@ def _published(row: dict[str, Any], folder: Path) -> Published:
         zoo.write(MAKERS[maker](), path, common)
     cards = [card for card in row["rig"] if not card.startswith("rpc ")]
     machine = detection.detect(cards, ram="1024GiB")
-    remote = tuple(_worker(card) for card in row["rig"] if card.startswith("rpc "))
+    workers = (card for card in row["rig"] if card.startswith("rpc "))
+    remote = tuple(_worker(card, f"RPC{number}") for number, card in enumerate(workers))
     host = dataclasses.replace(machine.host, available_bytes=_HOST_BYTES, total_bytes=_HOST_BYTES)
     return Published(
         row["source"],
@@ -98,11 +99,11 @@ def _published(row: dict[str, Any], folder: Path) -> Published:
     )
 
 
-def _worker(text: str) -> Device:
+def _worker(text: str, device_id: str) -> Device:
     """A card behind an RPC worker, from "rpc CARD ADDRESS"."""
     _, card, endpoint = re.split(r"^rpc | (?=\S+$)", text)
     (device,) = detection.detect([card]).devices
-    return dataclasses.replace(device, id="RPC0", kind=DeviceKind.RPC, endpoint=endpoint, row_padding=0)
+    return dataclasses.replace(device, id=device_id, kind=DeviceKind.RPC, endpoint=endpoint, row_padding=0)
 
 
 def _llama_names(machine: Machine, words: list[str]) -> dict[str, str]:
