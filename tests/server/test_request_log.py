@@ -61,7 +61,7 @@ async def test_a_line_a_request(
 
 async def test_embeddings_too(engine: FakeEngine, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     assert engine.info is not None
-    engine.info = replace(engine.info, pooling=Pooling.MEAN)
+    engine.info = replace(engine.info, pooling=Pooling.MEAN, n_pooled=4)
     await connect().post("/v1/embeddings", json={"input": ["abc", "de"]})
     ((message, shown),) = own(caplog)
     assert (message, shown["prompt_tokens"]) == ("POST /v1/embeddings 200", 5)
