@@ -42,6 +42,7 @@ from vram_llm.workflows import detection
         ("plan x --paralel 2", "vram-llm plan: there is no option --paralel; did you mean --parallel?"),
         ("plan x --max-model-len 4096", "did you mean --n-ctx?"),
         ("plan x --zzz", "there is no option --zzz (`vram-llm plan --help` explains)"),
+        ("analyze x -cmoe", "no option -cmoe; the plan moves experts to the host where that is faster"),
         ("plan x -mg 0", "there is no option -mg; the plan decides"),
         ("plan x -cx 0", "there is no option -cx; did you mean -c?"),
         ("serve -hf org/repo", "there is no option -hf; name the model as hf:ORG/REPO:Q4_K_M"),
@@ -144,6 +145,8 @@ def test_aliases_with_commas() -> None:
          {"dry_multiplier": 0.8, "dry_base": 2.0, "dry_allowed_length": 3, "dry_penalty_last_n": 64}),
         (["--mirostat", "2", "--mirostat-ent", "4", "--mirostat-lr", "0.2"],
          {"mirostat": 2, "mirostat_tau": 4.0, "mirostat_eta": 0.2}),
+        (["--dynatemp-range", "0.5", "--dynatemp-exp", "2"],
+         {"dynatemp_range": 0.5, "dynatemp_exponent": 2.0}),
     ],
 )  # fmt: skip
 def test_flags_of_llama_server_for_sampling(args: list[str], sampling: dict[str, float]) -> None:

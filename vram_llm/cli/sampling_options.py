@@ -56,6 +56,12 @@ SAMPLING_OPTIONS = (
     click.option("--mirostat-lr", "mirostat_eta", type=click.FloatRange(0, 1), metavar="ETA", help=(
         f"mirostat_eta for requests without one.  {_OF_FILE} 0.1]"
     )),
+    click.option("--dynatemp-range", type=click.FloatRange(0, 100), metavar="RANGE", help=(
+        "dynatemp_range for requests without one: how far the temperature may be from --temperature, by the "
+        "entropy of the row; 0: not at all.  [default: 0]"
+    )),
+    click.option("--dynatemp-exp", "dynatemp_exponent", type=click.FloatRange(0, 100), metavar="N",
+                 help="dynatemp_exponent for requests without one.  [default: 1]"),
     click.option("--seed", "-s", type=int, metavar="SEED", help=(
         "Seed for requests without one; -1: random.  [default: random]"
     )),
@@ -64,7 +70,8 @@ SAMPLING_OPTIONS = (
 SAMPLING = (
     "temperature", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold",
     "repeat_penalty", "repeat_last_n", "presence_penalty", "frequency_penalty", "dry_multiplier", "dry_base",
-    "dry_allowed_length", "dry_penalty_last_n", "mirostat", "mirostat_tau", "mirostat_eta", "seed",
+    "dry_allowed_length", "dry_penalty_last_n", "mirostat", "mirostat_tau", "mirostat_eta",
+    "dynatemp_range", "dynatemp_exponent", "seed",
 )  # fmt: skip
 """The parameters of the options, which are fields of SamplingParams."""
 

@@ -37,7 +37,7 @@ _NO_FLAGS = {
     **dict.fromkeys(("-cb", "--cont-batching"), "sequences are always batched continuously"),
     **dict.fromkeys(
         ("-ncmoe", "--n-cpu-moe", "-cmoe", "--cpu-moe", "-ot", "--override-tensor"),
-        "the plan moves whole layers to the host, not experts alone",
+        "the plan moves experts to the host where that is faster; `vram-llm plan` and `serve` take the flag",
     ),
     **dict.fromkeys(("-mg", "--main-gpu"), "the plan decides; see --tensor-split"),
 }

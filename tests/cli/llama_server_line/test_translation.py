@@ -49,6 +49,7 @@ def _words(line: str, devices: LlamaDevices = _CARDS) -> str:
         ("--api-key one,two", "--api-key one --api-key two"),
         ("--host 0.0.0.0", "--host 0.0.0.0 --insecure"),
         ("--temp 0.6 --presence-penalty 1.5", "--temperature 0.6 --presence-penalty 1.5"),
+        ("--dynatemp-range 0.5 --dynatemp-exp 2", "--dynatemp-range 0.5 --dynatemp-exp 2"),
         ("--samplers top_k;temperature", "--repeat-penalty 1 --presence-penalty 0 --frequency-penalty 0 "
          "--dry-multiplier 0 --top-n-sigma -1 --typical-p 1 --top-p 1 --min-p 0 --xtc-probability 0"),
         ("--reasoning-budget 0 -rea off", "--reasoning-budget 0 --reasoning off"),

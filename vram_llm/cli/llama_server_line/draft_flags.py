@@ -11,7 +11,7 @@ from vram_llm.cli.llama_server_line.flag import (
 
 _INT, _TEXT, _SWITCH, _ON_OFF = ValueKind.INT, ValueKind.TEXT, ValueKind.SWITCH, ValueKind.ON_OFF
 _DRAFTED = "the engine drafts as many tokens as pay"
-_LOOKUP = "drafts from the prompt are tried unasked, as long as they pay"
+_LOOKUP = "drafts from the prompt are always tried, and go on as long as they pay"
 _SAME = "a draft model has the threads of the model"
 _PLACED = "a draft model is whole on one device; -devd and -ngld 0 name it"
 _KV = "a draft model's KV cache is f16"

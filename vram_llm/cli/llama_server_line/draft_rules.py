@@ -29,7 +29,7 @@ def _spec_type(found: Translation, given: Given) -> None:
                 found.add("--draft", "mtp")
         elif name.startswith("ngram-"):
             found.always.append(
-                f"always so: {given.name} {name}: drafts from the text itself are tried unasked"
+                f"always so: {given.name} {name}: drafts from the text itself are always tried"
             )
         elif name not in (_SIMPLE, _NONE, _MTP):
             raise click.UsageError(

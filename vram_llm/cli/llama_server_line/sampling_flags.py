@@ -14,9 +14,7 @@ from vram_llm.cli.llama_server_line.flag import (
 )
 
 _INT, _TEXT, _SWITCH, _ON_OFF = ValueKind.INT, ValueKind.TEXT, ValueKind.SWITCH, ValueKind.ON_OFF
-_EACH_REQUEST = "no request gets it unasked: send {} in each request"
-_ADAPTIVE = "adaptive-p is not among the samplers"
-_DYNAMIC = "a temperature that changes from token to token is not among the samplers"
+_EACH_REQUEST = "the server has no default for it: send {} in each request"
 
 SAMPLING_FLAGS = (
     row("-s --seed", _TEXT, Option("--seed")),
@@ -42,11 +40,13 @@ SAMPLING_FLAGS = (
     row("--mirostat-ent", _TEXT, Option("--mirostat-ent")),
     row("--samplers", _TEXT, Rule("samplers")),
     row("--sampler-seq --sampling-seq", _TEXT, Rule("samplers")),
-    row("--adaptive-target", _TEXT, ByValue({"-1": Always("it is off")}, Refused(_ADAPTIVE))),
-    row("--adaptive-decay", _TEXT, Ignored(_ADAPTIVE)),
-    row("--dynatemp-range", _TEXT, ByValue(dict.fromkeys(("0", "0.0"), Always("it is off")),
-                                           Refused(_DYNAMIC))),
-    row("--dynatemp-exp", _TEXT, Ignored(_DYNAMIC)),
+    row("--adaptive-target", _TEXT, ByValue(
+        {"-1": Always("it is off")},
+        Refused(_EACH_REQUEST.format("adaptive_target, and samplers with adaptive_p,")),
+    )),
+    row("--adaptive-decay", _TEXT, Ignored("it does nothing without --adaptive-target")),
+    row("--dynatemp-range", _TEXT, Option("--dynatemp-range")),
+    row("--dynatemp-exp", _TEXT, Option("--dynatemp-exp")),
     row("-l --logit-bias", _TEXT, Refused(_EACH_REQUEST.format("logit_bias"))),
     row("--ignore-eos", _SWITCH, Refused(_EACH_REQUEST.format("ignore_eos"))),
     row("--grammar", _TEXT, Refused(_EACH_REQUEST.format("grammar"))),
