@@ -157,6 +157,7 @@ async def test_shapes_of_prompts(
         ({"prompt_string": "<__media__>", "multimodal_data": "QQ=="}, "prompt.multimodal_data"),
         (list(range(50)) * 11, "prompt"),
         ([1, *["a"] * 300], "prompt"),
+        ([[1, "a"]] * 129, "prompt"),
     ],
 )
 async def test_prompts_refused(client: httpx.AsyncClient, prompt: object, param: str) -> None:

@@ -82,9 +82,14 @@ async def test_keys_do_not_see_each_others_streams() -> None:
     streams = ResumableStreams()
     mine = streams.begin(1, "a::m")
     streams.begin(2, "a::m")
-    assert streams.matching(1, "a") == [mine]
-    assert streams.matching(1, "a::m") == [mine]
-    assert streams.matching(1, "") == []
+    assert streams.matching(1, ["a"]) == [mine]
+    assert streams.matching(1, ["x", "a::m"]) == [mine]
+    assert streams.matching(1, [""]) == []
+    other, odd = streams.begin(1, "b:::m::n"), streams.begin(1, "::m")
+    for conversation_id in ("b", "b:", "b:::m", "b:::m::n"):
+        assert streams.matching(1, [conversation_id]) == [other]
+    assert streams.matching(1, ["b::", "b:::", "m", "", ":"]) == []
+    assert streams.matching(1, ["::m", "b", "a"]) == [mine, other, odd]
     assert streams.find(3, "a::m") is None
     streams.stop(3, "a::m")
     assert not mine.stopped.is_set()

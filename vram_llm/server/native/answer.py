@@ -10,7 +10,7 @@ import msgspec
 from starlette.responses import Response
 
 from vram_llm.engine.model_info import ModelInfo
-from vram_llm.engine.request import Infill, Request, TokenEvent
+from vram_llm.engine.request import Image, Infill, Request, TokenEvent
 from vram_llm.errors import RequestError
 from vram_llm.server.generation import TokenEvents, engine_requests, stream_events
 from vram_llm.server.image_inputs import MAX_IMAGES_BYTES
@@ -66,7 +66,8 @@ def _requests(
     return [_without_ends(request, info.ends) for request in requests] if fields.ignore_eos else requests
 
 
-def _with_images(requests: list[Request], images: Sequence[tuple], n: int) -> list[Request]:  # type: ignore[type-arg]
+def _with_images(requests: list[Request], images: Sequence[tuple[Image, ...]], n: int) -> list[Request]:
+    """The requests, `n` for each prompt, with the images of their prompts. Raises RequestError."""
     n_bytes = n * sum(len(image.data) for group in images for image in group)
     if n_bytes > MAX_IMAGES_BYTES:
         raise RequestError(

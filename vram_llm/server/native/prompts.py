@@ -13,6 +13,7 @@ from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.known_fields import check_names
 from vram_llm.server.parse_prompts import check_vocabulary
 from vram_llm.server.prompt_limits import check_ids_fit, check_text_fits
+from vram_llm.server.schemas import MAX_CHOICES
 from vram_llm.server.serving_context import ServingContext
 
 MEDIA_MARKER = f"<__media_{secrets.token_hex(16)}__>"  # random, so that no text holds it by chance
@@ -33,10 +34,13 @@ async def read_prompts(given: object, info: ModelInfo, serving: ServingContext) 
 
     A list that holds a number is one prompt; any other list is a list of prompts. Raises RequestError.
     """
-    is_list = isinstance(given, list) and not any(type(part) is int for part in given)
-    places = [(each, f"prompt[{i}]") for i, each in enumerate(given)] if is_list else [(given, "prompt")]  # type: ignore[var-annotated,arg-type]  # a list, see above
-    if not places:
-        raise RequestError("'prompt' must not be an empty list", "prompt")
+    places: list[tuple[object, str]] = [(given, "prompt")]
+    if isinstance(given, list) and not any(type(part) is int for part in given):
+        places = [(each, f"prompt[{i}]") for i, each in enumerate(given)]
+    if not 0 < len(places) <= MAX_CHOICES:
+        raise RequestError(
+            f"'prompt' is a list of {len(places):,} prompts; it must have 1 to {MAX_CHOICES}", "prompt"
+        )
     read = [await _read_one(each, at, info, serving) for each, at in places]
     return NativePrompts([prompt for prompt, _ in read], [images for _, images in read])
 

@@ -101,7 +101,7 @@ def resumable_router(streams: ResumableStreams) -> APIRouter:
     async def lookup(http: Request) -> list[StreamFacts]:
         fields = await read_fields(LookupFields, http)
         owner = current_key.get().owner
-        found = {s: None for i in fields.conversation_ids if i for s in streams.matching(owner, i)}
+        found = streams.matching(owner, fields.conversation_ids)
         return [
             StreamFacts(
                 conversation_id=stream.conversation_id,

@@ -1,8 +1,9 @@
 """The streams that clients may come back for, by the conversation's id: one of each conversation."""
 
 import asyncio
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from vram_llm.server.resumable.buffer import StreamBuffer
@@ -13,6 +14,7 @@ MAX_STREAM_BYTES = 4 * MIB
 MAX_BYTES = 128 * MIB  # of all streams together
 MAX_STREAMS = 1024
 MODEL_SEPARATOR = "::"  # between a conversation's own id and the model's name
+_SEPARATORS = re.compile(f"(?<=.)(?={MODEL_SEPARATOR})", re.DOTALL)  # an id is not empty
 Owner = int  # ApiKey.owner: keys do not see each other's streams
 
 
@@ -72,14 +74,14 @@ class ResumableStreams:
         self.expire()
         return self._streams.get((owner, conversation_id))
 
-    def matching(self, owner: Owner, conversation_id: str) -> list[ResumableStream]:
-        """The streams of a conversation with any model."""
+    def matching(self, owner: Owner, conversation_ids: Iterable[str]) -> list[ResumableStream]:
+        """The streams of conversations with any model, in the order in which they began."""
         self.expire()
+        wanted = frozenset(conversation_ids)
         return [
             stream
             for (theirs, name), stream in self._streams.items()
-            if theirs == owner
-            and (name == conversation_id or name.startswith(conversation_id + MODEL_SEPARATOR))
+            if theirs == owner and not wanted.isdisjoint(_ids_of(name))
         ]
 
     def stop(self, owner: Owner, conversation_id: str) -> None:
@@ -100,3 +102,9 @@ class ResumableStreams:
         share = min(MAX_STREAM_BYTES, self._max_bytes // len(self._streams))
         for stream in self._streams.values():
             stream.buffer.limit(share)
+
+
+def _ids_of(name: str) -> Iterator[str]:
+    """The ids by which a stream of this name is found: the name, and what stands before each separator."""
+    yield name
+    yield from (name[: found.start()] for found in _SEPARATORS.finditer(name))
