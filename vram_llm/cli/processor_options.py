@@ -8,7 +8,7 @@ import click
 from vram_llm.cli.plan_option import PlanOption, choice_of
 from vram_llm.planner.processor_use import Numa, cpus_of_mask, cpus_of_range
 
-_BATCH = "The same for steps of several tokens.  [default: as without -batch]"
+_BATCH = "As {0}, for steps of several tokens.  [default: that of {0}]"
 
 
 class CpuListType(click.ParamType[tuple[int, ...]]):
@@ -53,15 +53,15 @@ PROCESSOR_OPTIONS = (
         "How long threads wait busily for work: 0 not at all, 100 longest; for a llama.cpp without OpenMP."
     )),
     PlanOption(flags="--cpu-mask-batch -Cb", fields=("processor.cpu_mask_batch",), type=_MASK, metavar="HEX",
-               has_default=False, help=_BATCH),
+               has_default=False, help=_BATCH.format("--cpu-mask")),
     PlanOption(flags="--cpu-range-batch -Crb", fields=("processor.cpu_range_batch",), type=_RANGE,
-               metavar="LOW-HIGH", has_default=False, help=_BATCH),
+               metavar="LOW-HIGH", has_default=False, help=_BATCH.format("--cpu-range")),
     PlanOption(flags="--cpu-strict-batch", fields=("processor.cpu_strict_batch",), type=click.BOOL,
-               metavar="SWITCH", has_default=False, help=_BATCH),
+               metavar="SWITCH", has_default=False, help=_BATCH.format("--cpu-strict")),
     PlanOption(flags="--prio-batch", fields=("processor.priority_batch",), type=_PRIORITY, metavar="N",
-               has_default=False, help=_BATCH),
+               has_default=False, help=_BATCH.format("--prio")),
     PlanOption(flags="--poll-batch", fields=("processor.poll_batch",), type=_POLL, metavar="N",
-               has_default=False, help=_BATCH),
+               has_default=False, help=_BATCH.format("--poll")),
     PlanOption(flags="--mlock", fields=("mlock",), is_flag=True, help=(
         "Lock the weights that are on the host in memory, so that the system never swaps them out. The file "
         "is then read, not mapped, unless --mmap is given."

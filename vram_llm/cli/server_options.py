@@ -152,7 +152,7 @@ _OPTIONS = (
     click.option("--slots/--no-slots", "endpoint_slots", default=_DEFAULT.endpoint_slots, show_default=True,
                  help="Answer GET /slots, which shows what is computed and no prompts."),
     click.option("--props", "endpoint_props", is_flag=True, default=_DEFAULT.endpoint_props, help=(
-        "Answer POST /props, which changes nothing, as in llama-server (its flag)."
+        "Answer POST /props, as llama-server's flag does; it changes nothing."
     )),
     click.option("--request-timeout", "request_timeout_s", type=click.FloatRange(0), metavar="SECONDS",
                  default=_DEFAULT.request_timeout_s, show_default=True, help=(

@@ -30,7 +30,7 @@ class EngineReader(asyncio.Protocol):
         self._unread += data
         try:
             self._read_messages()
-        except Exception as error:  # whoever awaits `ended` raises it
+        except Exception as error:  # it is raised where `ended` is awaited
             if not self.ended.done():
                 self.ended.set_exception(error)
 

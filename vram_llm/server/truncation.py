@@ -61,7 +61,7 @@ async def prepare_to_fit(
         return await prepare_in_thread(prepare, 0)
 
     async def attempt(n_cuts: int) -> tuple[T | None, int]:
-        """The request, and its prompt's tokens; None if there are so many that they were not counted."""
+        """The request and its prompt's tokens; None and an estimate if it is too long to be counted."""
         try:
             turn = await prepare_in_thread(prepare, n_cuts)
         except ContextExceeded as error:

@@ -99,8 +99,8 @@ SERVER_FLAGS = (
     row("--chat-template-file", _TEXT, Option("--chat-template-file"), "LLAMA_ARG_CHAT_TEMPLATE_FILE"),
     row("--chat-template-kwargs", _TEXT, Rule("template_variables"), "LLAMA_ARG_CHAT_TEMPLATE_KWARGS"),
     row("--skip-chat-parsing / --no-skip-chat-parsing", _ON_OFF, OnOff(
-        Refused("thinking and calls are always told apart from the answer"),
-        Always("thinking and calls are told apart from the answer"),
+        Refused("thinking and tool calls are always separated from the answer"),
+        Always("thinking and tool calls are separated from the answer"),
     ), "LLAMA_ARG_SKIP_CHAT_PARSING"),
     row("--prefill-assistant / --no-prefill-assistant", _ON_OFF, OnOff(
         Always("an assistant's last message is continued"),
