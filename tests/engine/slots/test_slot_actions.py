@@ -1,104 +1,26 @@
 """Slots in files: saved, restored in another engine, erased; on models of three kinds of memory."""
 
-import json
-import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import wait
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.companions import write_mmproj
-from tests.conftest import PlanOnCpu
-from tests.engine.harness import EXACT, loaded, make_request, run, tokens_of, turns, write_f32
+from tests.engine.harness import EXACT, loaded, make_request, run, tokens_of, turns
+from tests.engine.slots.slot_loop import KINDS, PROMPT, NewLoop, SlotLoop, words
 from tests.pictures import png
 from vram_llm.engine import slot_actions, wire
 from vram_llm.engine.kv_cache import saved_slots
-from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import Image, TokenEvent
 from vram_llm.engine.slot_order import SlotAction, SlotDone, SlotOrder
-from vram_llm.llama.model import LoadedModel
 from vram_llm.machine.types import Host, Machine
-from vram_llm.planner.rope import Rope
-from vram_llm.planner.types import Plan, Serving, Workload
+from vram_llm.planner.types import Serving, Workload
 from vram_llm.units import MIB
 from vram_llm.workflows import planning
-
-KINDS = ["llama", "nemotron_h", "gemma3"]  # full attention, recurrent layers, a sliding window
-NewLoop = Callable[..., "SlotLoop"]
-
-
-class SlotLoop(Loop):
-    """A loop that keeps what it sends."""
-
-    def __init__(self, model: LoadedModel) -> None:
-        self.sent: list[wire.FromEngine] = []
-        self.answered = threading.Event()
-        super().__init__(model, None, self._keep)
-
-    def _keep(self, message: wire.FromEngine) -> None:
-        self.sent.append(message)
-        if isinstance(message, SlotDone):
-            self.answered.set()
-
-    def order(self, action: str, slot: int = 0, path: Path | str = "", **more: Any) -> SlotDone:
-        """The answer to an order, once the loop is idle and the file is written."""
-        self.answered.clear()
-        order = SlotOrder(id="order", action=SlotAction(action), slot=slot, path=str(path), **more)
-        self.slot_actions.add(order)
-        for _ in turns(self):
-            pass
-        assert self.answered.wait(60)
-        return next(each for each in reversed(self.sent) if isinstance(each, SlotDone))
-
-    def answer(self, prompt: tuple[int, ...], **options: Any) -> list[TokenEvent]:
-        """A request of eight tokens."""
-        return run(self, make_request("r", prompt, **{"max_tokens": 8, **options}))["r"]
-
-    @property
-    def states(self) -> wire.SlotStates:
-        """The slots as they were sent last."""
-        return next(each for each in reversed(self.sent) if isinstance(each, wire.SlotStates))
-
-
-def words(seed: int, n: int) -> tuple[int, ...]:
-    return tuple(map(int, np.random.default_rng(seed).integers(3, 320, n)))
-
-
-PROMPT = words(1, 300)
-
-
-@pytest.fixture(scope="module")
-def path_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    folder = tmp_path_factory.mktemp("slots")
-
-    def path_of(kind: str) -> Path:
-        path = folder / f"{kind}.gguf"
-        return path if path.exists() else write_f32(path, kind)
-
-    return path_of
-
-
-@pytest.fixture
-def new_loop(plan_on_cpu: PlanOnCpu, path_of: Callable[[str], Path]) -> Iterator[NewLoop]:
-    """Loads a model of a kind into a new loop; the options are the plan's."""
-    with ExitStack() as models:
-
-        def new_loop(kind: str = "llama", **options: Any) -> SlotLoop:
-            plan: Plan = plan_on_cpu(
-                options.pop("path", None) or path_of(kind),
-                **{
-                    "n_ctx": 2048, "parallel": 2, "n_batch": 128, "n_ubatch": 64,
-                    "serving": Serving(slots_ram_bytes=64 * MIB), **EXACT, **options,
-                },
-            )  # fmt: skip
-            return SlotLoop(models.enter_context(loaded(plan)))
-
-        yield new_loop
 
 
 @pytest.mark.parametrize("kv_unified", [True, False])
@@ -301,117 +223,3 @@ def test_a_prompt_with_an_image(host: Host, tmp_path: Path, path_of: Callable[[s
             refused = engine.order("restore", 0, tmp_path / "seen")
             assert "has not the projector that computed them" in str(refused.error)
             assert engine.order("restore", 0, tmp_path / "text").error is None
-
-
-# -- refusals ------------------------------------------------------------------------------------
-
-
-def test_an_empty_slot_is_not_saved(new_loop: NewLoop, tmp_path: Path) -> None:
-    loop = new_loop()
-    assert "slot 1 is empty" in str(loop.order("save", 1, tmp_path / "a").error)
-    loop.answer(words(5, 10), max_tokens=2)
-    assert "has lost its prompt of 11 tokens" in str(loop.order("save", 0, tmp_path / "a").error)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_other_models_and_caches_are_refused(
-    new_loop: NewLoop, tmp_path: Path, path_of: Callable[[str], Path]
-) -> None:
-    file = tmp_path / "a"
-    loop = new_loop()
-    loop.answer(PROMPT)
-    loop.order("save", 0, file)
-    other = tmp_path / "other" / "llama.gguf"  # the same header and size
-    other.parent.mkdir()
-    data = bytearray(path_of("llama").read_bytes())
-    data[-100_000:] = bytes(100_000)
-    other.write_bytes(data)
-    cases = {
-        "saved from another file of llama.gguf": new_loop(path=other),
-        "saved from llama.gguf, and this server has gemma3.gguf": new_loop("gemma3"),
-        "saved with other positions, metadata or control vectors": new_loop(rope=Rope(freq_scale=0.5)),
-        "its KV cache is f32/f32, and this server's is f16/f16": new_loop(kv_type_k="f16", kv_type_v="f16"),
-        "arranged in another way": new_loop(kv_unified=False),
-        "has 307 tokens, and a sequence may have 256": new_loop(n_ctx=256),
-        "so few are not reused": new_loop(serving=Serving(cache_reuse=400, slots_ram_bytes=0)),
-    }
-    for why, engine in cases.items():
-        done = engine.order("restore", 0, file)
-        assert why in str(done.error), done
-        assert (done.error_param, engine.states.held if engine.sent[:-1] else [0, 0]) == ("filename", [0, 0])
-
-
-def test_files_that_are_damaged_or_foreign(new_loop: NewLoop, tmp_path: Path) -> None:
-    loop, file = new_loop(), tmp_path / "a"
-    loop.answer(PROMPT)
-    loop.order("save", 0, file)
-    whole = file.read_bytes()
-    flipped = bytearray(whole)
-    flipped[-1] ^= 1
-    cases = {
-        "it has 5 bytes less": (whole[:-5], "is damaged: it has"),
-        "cut in its facts": (whole[:60], "its first part is not complete"),
-        "flipped": (bytes(flipped), "its bytes are not those that were saved"),
-        "foreign": (b"GGUF" + whole, "is not a saved slot"),
-        "empty": (b"", "is not a saved slot"),
-        "version": (whole[:8] + b"\x02" + whole[9:], "has version 2"),
-    }
-    for data, why in cases.values():
-        file.write_bytes(data)
-        done = loop.order("restore", 0, file)
-        assert why in str(done.error), (why, done)
-    file.unlink()
-    assert "there is no file 'a'" in str(loop.order("restore", 0, file).error)
-    file.symlink_to("/etc/hostname")
-    assert "link" in str(loop.order("restore", 0, file).error)
-    file.unlink()
-    file.write_text("somebody's notes")
-    assert "is not a saved slot" in str(loop.order("save", 0, file).error)
-    assert file.read_text() == "somebody's notes"
-    file.write_bytes(whole[:60])  # one that was cut may be replaced
-    assert loop.order("save", 0, file).error is None
-    assert loop.order("restore", 1, file).error is None
-
-
-def test_another_version_of_the_library(new_loop: NewLoop, tmp_path: Path) -> None:
-    loop, file = new_loop(), tmp_path / "a"
-    loop.answer(PROMPT)
-    loop.order("save", 0, file)
-    slot, state, _ = saved_slots.read_slot(file, "")
-    data = file.read_bytes().replace(slot.facts.library.encode(), b"0.3.99", 1)
-    file.write_bytes(data)
-    assert "saved by llama-cpp-python 0.3.99" in str(loop.order("restore", 0, file).error)
-    assert json.loads(data[20 : len(data) - state.nbytes])["tokens"] == slot.tokens
-
-
-def test_a_full_disk(new_loop: NewLoop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    loop = new_loop()
-    loop.answer(PROMPT)
-
-    def full(*_: object) -> None:
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(os, "fsync", full)
-    done = loop.order("save", 0, tmp_path / "a")
-    assert (done.error, done.error_param) == ("the slot could not be saved as 'a': the disk is full", None)
-    assert list(tmp_path.iterdir()) == []
-    gone = loop.order("save", 0, tmp_path / "none" / ".." / "none" / "x")
-    assert gone.error is not None
-
-
-def test_slots_and_files_of_other_keys(new_loop: NewLoop, tmp_path: Path) -> None:
-    loop, file = new_loop(), tmp_path / "a"
-    mine: dict[str, Any] = {"owner": "ann", "namespace": 7}
-    other: dict[str, Any] = {"owner": "bob", "namespace": 8}
-    loop.answer(PROMPT, namespace=7, client="ann")
-    assert "another API key" in str(loop.order("save", 0, file, **other).error)
-    assert "another API key" in str(loop.order("erase", 0, **other).error)
-    assert loop.order("save", 0, file, **mine).error is None
-    assert "saved with another API key" in str(loop.order("restore", 0, file, **other).error)
-    loop.answer(words(6, 300), namespace=8, client="bob")
-    assert "saved with another API key" in str(loop.order("save", 1, file, **other).error)
-    loop.order("erase", 0, **mine)
-    assert loop.order("restore", 0, file, owner="ann", namespace=9).error is None  # after a restart
-    assert loop.order("save", 0, tmp_path / "b", **mine).error is None
-    assert loop.answer(PROMPT, namespace=8)[-1].cached_tokens == 0
-    assert loop.answer(PROMPT, namespace=9)[-1].cached_tokens == len(PROMPT) - 1
