@@ -2,13 +2,11 @@
 
 import time
 from collections.abc import Callable
-from copy import copy
 from functools import partial
 from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from vram_llm._version import __version__
@@ -47,6 +45,7 @@ from vram_llm.server.responses.routes import responses_router
 from vram_llm.server.resumable.middleware import ResumableMiddleware
 from vram_llm.server.resumable.routes import LookupFields, resumable_router
 from vram_llm.server.resumable.streams import ResumableStreams
+from vram_llm.server.routes import prefixed
 from vram_llm.server.schemas import ChatCompletionRequest, CompletionRequest
 from vram_llm.server.serving_context import ServingContext
 from vram_llm.server.slot_actions import SlotFields, slot_actions_router
@@ -170,7 +169,7 @@ def add_model_routes(app: FastAPI, serving: ServingContext) -> None:
     """Add the routes that a model answers. Before others: a request is compared with one after the other."""
     add_twice(app, chat_router(serving))
     for make in (completions_router, embeddings_router):  # without the prefix, llama-server's form
-        app.include_router(make(serving), prefix="/v1")
+        app.router.routes.extend(prefixed(make(serving), "/v1"))
     for make in (
         responses_router,
         anthropic_router,
@@ -186,18 +185,17 @@ def add_model_routes(app: FastAPI, serving: ServingContext) -> None:
 
 
 def add_routes(app: FastAPI, *routers: APIRouter) -> None:
-    """Add routes as they are. FastAPI's include_router makes each again: half of the time to make the app."""
+    """Add routes as they are."""
     for router in routers:
         app.router.routes.extend(router.routes)
 
 
 def add_twice(app: FastAPI, router: APIRouter, documented: Literal["", "/v1"] = "/v1") -> None:
     """Add routes with the prefix /v1 and without; one of the two is in the OpenAPI document."""
-    app.include_router(router, prefix="/v1", include_in_schema=documented == "/v1")
-    for route in map(copy, router.routes):
-        assert isinstance(route, APIRoute)
-        route.include_in_schema = documented == ""
-        app.router.routes.append(route)
+    for prefix in ("/v1", ""):
+        for route in prefixed(router, prefix):
+            route.include_in_schema = route.include_in_schema and documented == prefix
+            app.router.routes.append(route)
 
 
 async def _no_such_route(http: Request, error: Exception) -> Response:

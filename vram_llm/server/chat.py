@@ -22,6 +22,7 @@ from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_ch
 from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import ChatChoice, ChatCompletion, ReplyHead, UsageCounter
 from vram_llm.server.request_record import record_of_request
+from vram_llm.server.routes import RequestRoute
 from vram_llm.server.schemas import ChatCompletionRequest
 from vram_llm.server.serving_context import ServingContext, fingerprint, template_source
 from vram_llm.server.sse import EventStream, VerboseFirstChunk, with_timings
@@ -33,7 +34,7 @@ from vram_llm.server.verbose import verbose_object
 
 def chat_router(serving: ServingContext) -> APIRouter:
     """Routes that answer chats with the model's own template."""
-    router = APIRouter(tags=["chat"])
+    router = APIRouter(tags=["chat"], route_class=RequestRoute)
 
     @router.post(
         "/chat/completions", **generation_route("Answer a chat", ChatCompletionRequest, ChatCompletion)

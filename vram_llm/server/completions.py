@@ -20,6 +20,7 @@ from vram_llm.server.prompt_limits import check_ids_fit
 from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import Completion, CompletionChoice, ReplyHead, UsageCounter
 from vram_llm.server.request_record import record_of_request
+from vram_llm.server.routes import RequestRoute
 from vram_llm.server.schemas import CompletionRequest
 from vram_llm.server.serving_context import ServingContext, fingerprint
 from vram_llm.server.sse import Chunks, EventStream, VerboseFirstChunk, with_timings
@@ -91,7 +92,7 @@ class CompletionChunks(Chunks[TokenEvent]):
 
 def completions_router(serving: ServingContext) -> APIRouter:
     """The route that continues a prompt without a chat template."""
-    router = APIRouter(tags=["completions"])
+    router = APIRouter(tags=["completions"], route_class=RequestRoute)
 
     @router.post("/completions", **generation_route("Continue a prompt", CompletionRequest, Completion))
     async def complete(http: Request) -> Response:

@@ -21,6 +21,7 @@ from vram_llm.server.known_fields import Fields, Neutral
 from vram_llm.server.openapi import body_route
 from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import EmbeddingList
+from vram_llm.server.routes import RequestRoute
 from vram_llm.server.sampling_fields import WHOLE
 from vram_llm.server.serving_context import ServingContext
 
@@ -94,7 +95,7 @@ class NativeEmbeddings(RootModel[list[NativeEmbedding]]):
 
 def embeddings_router(serving: ServingContext) -> APIRouter:
     """OpenAI's route."""
-    router = APIRouter(tags=["embeddings"])
+    router = APIRouter(tags=["embeddings"], route_class=RequestRoute)
 
     @router.post("/embeddings", **body_route("Embed texts", EmbeddingFields, EmbeddingList))
     async def embed(http: Request) -> Response:
@@ -105,7 +106,7 @@ def embeddings_router(serving: ServingContext) -> APIRouter:
 
 def native_embeddings_router(serving: ServingContext) -> APIRouter:
     """llama-server's routes."""
-    router = APIRouter(tags=["embeddings"])
+    router = APIRouter(tags=["embeddings"], route_class=RequestRoute)
 
     @router.post("/embedding", **body_route("Embed texts (native)", EmbeddingFields, NativeEmbeddings))
     @router.post("/embeddings", **body_route("Embed texts (native)", EmbeddingFields, NativeEmbeddings))

@@ -23,6 +23,7 @@ from vram_llm.server.replies import (
     RerankReply,
     ScoredText,
 )
+from vram_llm.server.routes import RequestRoute
 from vram_llm.server.serving_context import ServingContext
 
 if TYPE_CHECKING:  # it takes a tenth of the time in which a server starts
@@ -75,7 +76,7 @@ class RerankFields(Fields):
 
 def rerank_router(serving: ServingContext) -> APIRouter:
     """The route that scores documents as answers to a query."""
-    router = APIRouter(tags=["rerank"])
+    router = APIRouter(tags=["rerank"], route_class=RequestRoute)
 
     @router.post("/reranking", include_in_schema=False)
     @router.post("/rerank", **body_route("Rank documents by relevance", RerankFields, RerankReply))

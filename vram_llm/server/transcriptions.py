@@ -27,6 +27,7 @@ from vram_llm.server.parsed_stream import ParsedChunk, ParsedChunks, gather_choi
 from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.read_body import read_form
 from vram_llm.server.replies import Ending, UsageCounter
+from vram_llm.server.routes import RequestRoute
 from vram_llm.server.sampling_fields import MAX_TEMPERATURE, Seed
 from vram_llm.server.schemas import MAX_TOKENS, GenerationFields
 from vram_llm.server.serving_context import ServingContext
@@ -117,7 +118,7 @@ class TranscriptEvents:
 
 def transcriptions_router(serving: ServingContext) -> APIRouter:
     """The route that writes down what an audio file says."""
-    router = APIRouter(tags=["audio"])
+    router = APIRouter(tags=["audio"], route_class=RequestRoute)
 
     route = generation_route("Transcribe an audio file", TranscriptionFields, Transcription, FORM)
     route["responses"][200]["content"]["text/plain"] = {"schema": {"type": "string"}}

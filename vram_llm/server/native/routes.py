@@ -12,6 +12,7 @@ from vram_llm.server.native.gap import gap_of
 from vram_llm.server.native.prompts import NativePrompts, read_prompts
 from vram_llm.server.openapi import generation_route
 from vram_llm.server.read_body import read_fields
+from vram_llm.server.routes import RequestRoute
 from vram_llm.server.serving_context import ServingContext
 
 
@@ -24,7 +25,7 @@ class NativeCompletion(RootModel[dict[str, Any] | list[dict[str, Any]]]):
 
 def native_router(serving: ServingContext) -> APIRouter:
     """The native routes, which have no prefix."""
-    router = APIRouter(tags=["completions"])
+    router = APIRouter(tags=["completions"], route_class=RequestRoute)
     completion = generation_route(
         "Continue a prompt, in llama-server's form", CompletionFields, NativeCompletion
     )
