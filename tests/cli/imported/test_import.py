@@ -9,6 +9,7 @@ import yaml
 from tests.cli.running import run_here
 from tests.planner.export.fleets import card_plan
 from vram_llm import demo
+from vram_llm.cli.imported.imported_model import imported_model
 from vram_llm.cli.imported.llama_swap_file import read_llama_swap
 from vram_llm.cli.imported.presets_file import models_in, read_presets
 from vram_llm.errors import BadConfig
@@ -99,11 +100,19 @@ def test_llama_swap(tmp_path: Path) -> None:
         "# not taken: the group all; the memory decides which models are loaded together",
         "# not taken: filters: {'strip_params': 'temperature'}",
         "# ignored: -ngl 99: the plan of several models decides where each is",
-        "# not taken, it is of the whole server: --api-key ...",
+        "# not taken: --api-key ... holds for the whole server",
         "# not taken: env A=1",
         "# not taken: docker run",
     ]
     assert "secret" not in text
+
+
+def test_a_token_and_offline_are_named_without_the_token() -> None:
+    model = imported_model("a", ["-hf", "org/repo", "--hf-token", "secret", "--offline"])
+    assert model.remarks == (
+        "not taken: set HF_TOKEN in the server's environment",
+        "not taken: set HF_HUB_OFFLINE in the server's environment",
+    )
 
 
 def test_presets(tmp_path: Path) -> None:
@@ -114,6 +123,7 @@ def test_presets(tmp_path: Path) -> None:
         ; a comment
         [*]
         c = 8192  # for all
+        a = other
         no-mmap = 1
         jinja = true
         [qwen]
@@ -122,7 +132,7 @@ def test_presets(tmp_path: Path) -> None:
         mmproj-offload = off
         load-on-startup = true
         [a/b:Q4_K_M]
-        c = 4096
+        ctx-size = 4096
         no-mmap = 0
         alias = g,gemma
         n-gpu-layers = 8
@@ -130,7 +140,7 @@ def test_presets(tmp_path: Path) -> None:
     )
     assert found["models"] == [
         {"name": "qwen", "source": "/m/qwen.gguf", "n-ctx": 8192, "mmap": False, "kv-type-k": "q8_0",
-         "mmproj-device": "host",
+         "mmproj-device": "host", "aliases": ["other"],
          "preload": True},
         {"name": "a/b:Q4_K_M", "source": "hf:a/b:Q4_K_M", "aliases": ["g", "gemma"], "n-ctx": 4096,
          "mmap": True},

@@ -62,7 +62,8 @@ def _with_arguments(model: ImportedModel, found: Translation) -> ImportedModel:
                 _add(values, option, flag, value)
             case _ if flag not in _OF_SERVER:
                 shown = "..." if flag in _SECRETS else value
-                remarks.append(f"not taken, it is of the whole server: {flag} {shown}")
+                remarks.append(f"not taken: {flag} {shown} holds for the whole server")
+    remarks += [f"not taken: set {name} in the server's environment" for name in found.environment]
     aliases = tuple(name for name in names if name != model.name)
     return replace(model, source=source, aliases=aliases, values=values, remarks=tuple(remarks))
 

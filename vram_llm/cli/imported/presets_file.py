@@ -76,7 +76,7 @@ def _sections(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _model(path: Path, name: str, values: Mapping[str, str]) -> ImportedModel:
-    words: list[str] = []
+    given: dict[Flag, list[str]] = {}  # a flag of the section replaces that of "[*]" by any of its names
     remarks: list[str] = []
     for key, value in values.items():
         if key in _PRESETS_ALONE or key == "version":
@@ -85,8 +85,9 @@ def _model(path: Path, name: str, values: Mapping[str, str]) -> ImportedModel:
             continue
         if key not in _KEYS:
             raise BadConfig(f"{path}: llama-server has no flag {key}, in [{name}]")
-        words += _words(_KEYS[key], key, value)
+        given[_KEYS[key]] = list(_words(_KEYS[key], key, value))
     source = repository(name) if re.fullmatch(r"[^/\s]+/[^/\s]+", name) else None
+    words = [word for of_flag in given.values() for word in of_flag]
     model = imported_model(name, words, source=source)
     own = {"preload": True} if values.get(_PRELOAD) in TRUE_WORDS else {}
     return replace(model, values={**model.values, **own}, remarks=(*model.remarks, *remarks))
