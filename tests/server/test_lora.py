@@ -106,7 +106,10 @@ async def test_the_field(
 async def test_refusals(client: httpx.AsyncClient, engine: FakeEngine, lora: Any, param: str) -> None:
     refused = await client.post("/v1/completions", json={"prompt": "x", "lora": lora})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), refused.text
-    assert (await client.post("/lora-adapters", json=lora)).status_code == 400
+    refused = await client.post("/lora-adapters", json=lora)
+    assert refused.status_code == 400
+    if not isinstance(lora, list):
+        assert refused.json()["error"]["message"] == "The body must be a JSON list"
     assert (engine.requests, engine.adapters) == ([], None)
 
 

@@ -37,3 +37,10 @@ def test_timings_have_drafts_under_the_names_of_llama_server() -> None:
     assert "draft_n" not in clock.timings()
     clock.observe(msgspec.structs.replace(_last(10, 5, 0), drafted_tokens=7, accepted_tokens=4))
     assert (clock.timings()["draft_n"], clock.timings()["draft_n_accepted"]) == (7, 4)
+
+
+def test_timings_of_an_answer_without_a_rate_are_numbers() -> None:
+    clock = ChoiceClock()
+    clock.observe(_last(10, 0, 0))
+    timings = clock.timings()
+    assert (timings["predicted_per_second"], timings["predicted_per_token_ms"]) == (0.0, 0.0)

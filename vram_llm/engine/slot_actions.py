@@ -153,10 +153,17 @@ class SlotActions:
             raise RequestError(f"slot {order.slot} is empty: no prompt has been computed there", "id_slot")
         self._check_own(order, prompt)
         copied = self._cache.copy_state(prompt.sequence(order.id))
+        least, n_tokens = self._cache.min_prefix_tokens, len(prompt.tokens)
+        if copied is None and (n_tokens < least or not least):
+            raise RequestError(
+                f"slot {order.slot} had a prompt of {n_tokens:,} tokens, and with --cache-reuse {least} so "
+                "few are not kept; serve with --cache-reuse 1 to save short prompts too",
+                "id_slot",
+            )
         if copied is None:
             raise RequestError(
-                f"slot {order.slot} has lost its prompt of {len(prompt.tokens):,} tokens to others: short "
-                "ones are computed again rather than kept, long ones are kept within --slots-ram",
+                f"slot {order.slot} has lost its prompt of {n_tokens:,} tokens to others: prompts are kept "
+                "while the KV cache has room, and then within --slots-ram",
                 "id_slot",
             )
         state, n_tokens = copied

@@ -126,5 +126,6 @@ def _timings(
     }
 
 
-def _per(amount: float, count: float) -> float | None:
-    return amount / count if count else None
+def _per(amount: float, count: float) -> float:
+    """As llama-server: 0 in place of a rate of nothing, so that each value is a number."""
+    return amount / count if count else 0.0

@@ -56,7 +56,7 @@ def as_request_error(error: ValidationError) -> RequestError:
         return RequestError(f"The body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
     param = path_of(first["loc"])
     if not param:
-        return RequestError("The body must be a JSON object")
+        return RequestError(f"The body must be a JSON {'list' if kind == 'list_type' else 'object'}")
     if kind == "missing":
         return MissingField(f"Missing required parameter: '{param}'", param)
     if kind in _LENGTH:

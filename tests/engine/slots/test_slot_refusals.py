@@ -18,7 +18,9 @@ def test_an_empty_slot_is_not_saved(new_loop: NewLoop, tmp_path: Path) -> None:
     loop = new_loop()
     assert "slot 1 is empty" in str(loop.order("save", 1, tmp_path / "a").error)
     loop.answer(words(5, 10), max_tokens=2)
-    assert "has lost its prompt of 11 tokens" in str(loop.order("save", 0, tmp_path / "a").error)
+    refused = str(loop.order("save", 0, tmp_path / "a").error)
+    assert "had a prompt of 11 tokens, and with --cache-reuse" in refused
+    assert "serve with --cache-reuse 1" in refused
     assert list(tmp_path.iterdir()) == []
 
 
