@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from vram_llm.planner.compare import ComparisonRow
     from vram_llm.planner.types import Context, Meter, Plan, Workload
 
+_VAIN_TIMES = 4  # a context above so many times all memory is refused by the analytic meter's figures
+
 
 def dry_run() -> "DryRun":
     """A context manager that starts llama.cpp in a process for `plan`, and ends the process."""
@@ -230,6 +232,7 @@ def _plan(
 ) -> "Plan":
     """The plan by the dry run; if `dry` is None, by the analytic meter."""
     from vram_llm.planner.companions import counting, place_companions
+    from vram_llm.planner.memory.analytic_meter import AnalyticMeter
     from vram_llm.planner.plan_model import plan_model
     from vram_llm.planner.search.idle_devices import idle_without_companions
     from vram_llm.workflows.published_speeds import with_published
@@ -245,6 +248,9 @@ def _plan(
 
         def exact(context: "Context") -> "Meter":
             assert dry is not None
+            rough = AnalyticMeter(files.profile, context, rig.devices, rig.host, reserve)
+            if _is_far_too_long(rough.context_bytes, rig):
+                return rough
             scales = (lora.scale for lora in workload.loras)
             adapters = tuple(zip(files.loras, scales, strict=True))
             meter = dry.meter(files.model, context, rig.devices, rig.host, reserve, adapters=adapters)
@@ -266,6 +272,15 @@ def _plan(
     return with_published(_with_companions_files(plan, files), files.profile, machine, workload)
 
 
+def _is_far_too_long(context_bytes: int, machine: "Machine") -> bool:
+    """Whether a context is so long that a dry run is in vain.
+
+    llama.cpp allocates its records of cells in a dry run too: for billions, gigabytes and a minute.
+    """
+    memory = machine.host.total_bytes + sum(device.total_bytes for device in machine.devices)
+    return context_bytes > _VAIN_TIMES * memory
+
+
 def _with_companions_files(plan: "Plan", files: PlannedFiles) -> "Plan":
     """The plan with the identities of its companions' files."""
     every = (*files.loras, *files.control_vectors, files.mmproj, files.draft)
@@ -284,6 +299,7 @@ def unplaced_companions(
     devices = {CompanionKind.MMPROJ: workload.mmproj_device, CompanionKind.DRAFT: workload.draft_device}
     from vram_llm.planner import companion_candidates
     from vram_llm.planner.context import resolve_context
+    from vram_llm.planner.memory.analytic_meter import AnalyticMeter
 
     found: list[UnplacedCompanion] = []
     context = resolve_context(files.profile, machine, workload)
@@ -304,6 +320,9 @@ def unplaced_companions(
 
         def draft_meter(own: "Context", devices: "Sequence[Device]") -> "Meter":
             assert dry is not None
+            rough = AnalyticMeter(small, own, devices, machine.host, 0)
+            if _is_far_too_long(rough.context_bytes, machine):
+                return rough
             return dry.meter(drafting, own, devices, machine.host, 0)
 
         found.append(

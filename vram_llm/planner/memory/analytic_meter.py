@@ -80,6 +80,7 @@ class AnalyticMeter:
         ]
         self._context_sums = _sums(layer_contexts if context.kv_offload else [0] * profile.n_layers)
         self._host_context_sums = _sums(layer_contexts)
+        self.context_bytes = self._host_context_sums[-1]  # of all layers, wherever they are
         self._padded = WeightsByPadding(profile, with_mtp=context.n_mtp > 0)
         self._of_device = {
             dev.id: (
