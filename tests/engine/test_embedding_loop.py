@@ -16,6 +16,7 @@ from tokenizers import BertWordPieceTokenizer
 from tests.conftest import PlanOnCpu
 from tests.engine.harness import loaded
 from tools.random_bert import word_pieces, write_bert
+from vram_llm.engine import embedding_loop
 from vram_llm.engine.embedding_loop import Embedder
 from vram_llm.engine.request import EmbeddingRequest
 from vram_llm.engine.rerank_prompt import rerank_tokens
@@ -208,3 +209,18 @@ def test_without_pooling_each_token_has_a_vector(make: Make, bert: Path) -> None
         alone = answers(by_token, EmbeddingRequest(id="a", inputs=(given,)))["a"]
         row = np.frombuffer(alone.vectors, np.float32).reshape(len(part), -1)
         np.testing.assert_allclose(row, part, atol=1e-4)
+
+
+def test_too_many_vectors_of_tokens_are_refused(
+    make: Make, bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = make(bert, pooling=Pooling.NONE)
+    n_tokens = answers(embedder, EmbeddingRequest(id="a", inputs=TEXTS))["a"].n_tokens
+    most = sum(n_tokens) - 1
+    monkeypatch.setattr(embedding_loop, "MAX_VECTORS_BYTES", most * 4 * embedder._width)
+    refused = answers(embedder, EmbeddingRequest(id="b", inputs=TEXTS))["b"]
+    assert f"have {most + 1} tokens together, and a request gets the vectors of {most} tokens" in str(
+        refused.error
+    )
+    fewer = answers(embedder, EmbeddingRequest(id="c", inputs=TEXTS[1:]))["c"]
+    assert (fewer.error, fewer.n_tokens) == (None, n_tokens[1:])

@@ -23,8 +23,10 @@ from vram_llm.engine.wire import Embedded
 from vram_llm.errors import ContextExceeded, EngineDied, RequestError
 from vram_llm.llama.model import LoadedModel
 from vram_llm.model.pooling import Pooling
+from vram_llm.units import MIB
 
 _STEP_TOKENS = 512  # of several texts: attention grows with the square, and others wait
+MAX_VECTORS_BYTES = 64 * MIB  # of the tokens of a request; as JSON they take some ten times as much
 _PATIENCE_S = 0.02  # the longest time that an idle engine waits before it looks for messages
 
 
@@ -147,6 +149,7 @@ class Embedder:
         """Queue a request with its tokens. Returns the answer that refuses it if they are refused."""
         try:
             texts = tokenized()
+            n_rows = self._n_rows(texts)
         except RequestError as error:
             longer = error if isinstance(error, ContextExceeded) else None
             return Embedded(
@@ -157,12 +160,23 @@ class Embedder:
                 error_param=error.param,
                 error_n_ctx=longer.n_ctx if longer else None,
             )
-        n_rows = sum(map(len, texts)) if self._is_by_token else len(texts)
         vectors = np.empty((n_rows, self._width), np.float32)
         self._n_arrived += 1
         self._jobs.append(_Job(request, texts, vectors, self._n_arrived))
         self._shares.arrive(self._jobs[-1])
         return None
+
+    def _n_rows(self, texts: list[list[int]]) -> int:
+        """The number of vectors of these texts. Raises RequestError for too many vectors of tokens."""
+        if not self._is_by_token:
+            return len(texts)
+        n_rows, most = sum(map(len, texts)), MAX_VECTORS_BYTES // (self._width * np.float32().itemsize)
+        if n_rows > most:
+            raise RequestError(
+                f"the texts have {n_rows:,} tokens together, and a request gets the vectors of {most:,} at "
+                "most; send fewer or shorter texts"
+            )
+        return n_rows
 
     def _remove(self, job: _Job) -> None:
         self._jobs.remove(job)

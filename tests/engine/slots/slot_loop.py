@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests.engine.harness import make_request, run, turns
+from tests.patience import PATIENCE_S
 from vram_llm.engine import wire
 from vram_llm.engine.loop import Loop
 from vram_llm.engine.request import TokenEvent
@@ -38,7 +39,7 @@ class SlotLoop(Loop):
         self.slot_actions.add(order)
         for _ in turns(self):
             pass
-        assert self.answered.wait(60)
+        assert self.answered.wait(PATIENCE_S)
         return next(each for each in reversed(self.sent) if isinstance(each, SlotDone))
 
     def answer(self, prompt: tuple[int, ...], **options: Any) -> list[TokenEvent]:

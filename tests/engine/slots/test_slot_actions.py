@@ -12,6 +12,7 @@ import pytest
 from tests.companions import write_mmproj
 from tests.engine.harness import EXACT, loaded, make_request, run, tokens_of, turns
 from tests.engine.slots.slot_loop import KINDS, PROMPT, NewLoop, SlotLoop, words
+from tests.patience import PATIENCE_S
 from tests.pictures import png
 from vram_llm.engine import slot_actions, wire
 from vram_llm.engine.kv_cache import saved_slots
@@ -127,7 +128,7 @@ def test_orders_that_wait_hold_few_states(
     write = saved_slots.write_slot
 
     def slow(*args: Any) -> int:
-        assert disk_is_free.wait(60)
+        assert disk_is_free.wait(PATIENCE_S)
         return write(*args)
 
     monkeypatch.setattr(slot_actions, "write_slot", slow)
@@ -149,7 +150,7 @@ def test_orders_that_wait_hold_few_states(
     for _ in steps:
         pass
     assert loop.slot_actions._writing is not None
-    loop.slot_actions._writing.result(60)
+    loop.slot_actions._writing.result(PATIENCE_S)
     done = {each.id: each.error for each in loop.sent if isinstance(each, SlotDone) and each.id != "order"}
     names = (*(f"save{i}" for i in range(4)), *(f"restore{i}" for i in range(1, 4)))
     assert done == dict.fromkeys(names)
@@ -169,7 +170,7 @@ def test_streams_go_on_while_another_slot_is_saved_and_restored(new_loop: NewLoo
         if action is SlotAction.RESTORE:
             wait([each.reading for each in loop.slot_actions._open.values() if each.reading is not None])
         events += next(steps)
-        assert loop.answered.wait(60)
+        assert loop.answered.wait(PATIENCE_S)
         events += next(steps)
     assert not loop.is_idle
     events += [event for step in steps for event in step]
