@@ -219,7 +219,7 @@ def test_too_many_vectors_of_tokens_are_refused(
     most = sum(n_tokens) - 1
     monkeypatch.setattr(embedding_loop, "MAX_VECTORS_BYTES", most * 4 * embedder._width)
     refused = answers(embedder, EmbeddingRequest(id="b", inputs=TEXTS))["b"]
-    assert f"have {most + 1} tokens together, and a request gets the vectors of {most} tokens" in str(
+    assert f"have {most + 1} tokens together, and a request gets the vectors of {most} at" in str(
         refused.error
     )
     fewer = answers(embedder, EmbeddingRequest(id="c", inputs=TEXTS[1:]))["c"]
