@@ -62,7 +62,9 @@ MAKERS: dict[str, Callable[[], Model]] = {
     "gpt_oss_120b": zoo.gpt_oss,
     "llama2_70b": _llama2_70b,
     "llama3_70b": _llama3_70b,
+    "nemotron_49b": zoo.nemotron_49b,
     "nemotron_nano": _nemotron_nano,
     "qwen2_32b": _qwen2_32b,
+    "qwen3_235b": zoo.qwen3_235b,
     "qwen3_30b": zoo.qwen3_moe,
 }
