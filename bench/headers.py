@@ -111,7 +111,7 @@ def run_case(number: int) -> tuple[str, float, int, tuple[str, ...]]:
         before, begin_s = _memory("VmRSS"), time.process_time()
         try:
             result = analyze_all(path)
-        except Exception as error:
+        except Exception as error:  # each one is a fault to report
             result = f"crash: {error!r:.200}"
         seconds = time.process_time() - begin_s
         return result, seconds, max(_memory("VmHWM") - before - allocated, 0), each.faults

@@ -83,7 +83,7 @@ async def _ask_on(port: int, key: str, prompts: Prompts, streams: list[Stream]) 
         try:
             await complete(port, prompts.new(32), 48, key=key, into=streams[-1])
         except (SystemExit, OSError):  # refused
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_LOOK_EVERY_S)  # before the next attempt
 
 
 def _engine_cpu_s() -> float:
@@ -100,7 +100,7 @@ def _engine_cpu_s() -> float:
 async def _answered(streams: dict[str, list[Stream]], n: int) -> None:
     """Return once each of the nine keys has had `n` answers."""
     while any(len(streams[name]) <= n for name in NINE):
-        await asyncio.sleep(_LOOK_EVERY_S)
+        await asyncio.sleep(_LOOK_EVERY_S)  # between two looks
 
 
 async def _period(port: int, keys: Keys, answers: int, prompts: Prompts, n_flood: int) -> list[float]:
@@ -151,7 +151,7 @@ async def _taken(port: int, key: str, prompt: list[int], n_tokens: int) -> None:
         with contextlib.suppress(SystemExit):
             await complete(port, prompt, n_tokens, key=key)
             return
-        await asyncio.sleep(_LOOK_EVERY_S)
+        await asyncio.sleep(_LOOK_EVERY_S)  # between two looks
 
 
 async def retry(port: int, keys: Keys, rounds: int, prompts: Prompts) -> None:
@@ -172,7 +172,7 @@ async def retry(port: int, keys: Keys, rounds: int, prompts: Prompts) -> None:
                 if reply.status_code != 429:
                     break
                 promised = promised or int(reply.headers["retry-after-ms"]) / 1000
-                await asyncio.sleep(_LOOK_EVERY_S)
+                await asyncio.sleep(_LOOK_EVERY_S)  # before the next attempt
             await asyncio.gather(*busy)
             if i and promised:  # the first round is measured by nothing
                 ratios.append(waited / promised)

@@ -40,7 +40,7 @@ def running(
         while not _is_healthy(port, health):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"{command[0]} does not come up:\n{log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.1)
+            time.sleep(0.1)  # between two looks at its health
         yield port
     finally:
         process.terminate()

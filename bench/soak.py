@@ -137,7 +137,7 @@ class _Load:
         with contextlib.suppress(OSError):
             _, writer = await asyncio.open_connection("127.0.0.1", self._port)
             writer.write(b"\x16\x03\x01 no http\r\n\r\n")
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # the server reads what is no HTTP
             writer.close()
 
     async def deaf(self, client: httpx.AsyncClient) -> None:
@@ -172,7 +172,7 @@ class _Load:
         stop: asyncio.Event,
     ) -> None:
         while not stop.is_set():
-            await asyncio.sleep(self._pause_s)
+            await asyncio.sleep(self._pause_s)  # the pace of this client
             await kind(client)
 
 
@@ -198,7 +198,7 @@ async def _read(n_fds: int | None) -> Reading:
     for _ in range(100):
         if n_fds is not None and server.num_fds() <= n_fds:
             break
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # between two looks
     return Reading(server.memory_info().rss, engine.memory_info().rss, server.num_fds(), engine.num_fds())
 
 
@@ -209,7 +209,7 @@ async def _ready(port: int) -> None:
             with contextlib.suppress(httpx.TransportError):
                 if (await client.get(f"http://127.0.0.1:{port}/health")).status_code == 200:
                     return
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # between two looks
     raise SystemExit("the server is not ready again")
 
 
@@ -239,7 +239,7 @@ async def soak(
             _, engine = _processes()
             os.kill(engine.pid, signal.SIGKILL)
             report.n_kills += 1
-        await asyncio.sleep(kill_every_s)
+        await asyncio.sleep(kill_every_s)  # the load goes on to the end
         stop.set()
         await loading
         await _ready(port)

@@ -47,7 +47,7 @@ async def measure(port: int, n_streams: int, n_prompt: int) -> Stall:
     await complete(port, prompt(200), 4)  # warms up
     streams = [Stream(0.0) for _ in range(n_streams)]
     tasks = [asyncio.create_task(complete(port, prompt(32), 1000, into=stream)) for stream in streams]
-    await asyncio.sleep(_LEAD_S)
+    await asyncio.sleep(_LEAD_S)  # the streams decode by then
     long = await complete(port, prompt(n_prompt), 2)
     for task in tasks:
         task.cancel()

@@ -43,7 +43,7 @@ def run_shown(
             with log.open("w") as out:
                 _follow(title, lines, out, where)
             return process.wait()
-        except BaseException:
+        except BaseException:  # Ctrl+C too: the program ends with this one
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
             raise

@@ -19,7 +19,7 @@ def looks() -> Iterator[None]:
     while left_s > 0:
         began = time.monotonic()
         yield
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_LOOK_EVERY_S)  # between two looks
         left_s -= min(time.monotonic() - began, _MOST_A_LOOK_S)
 
 
@@ -29,7 +29,7 @@ async def until(is_so: Callable[[], bool], awaited: str) -> None:
     while not is_so():
         assert left_s > 0, f"within {PATIENCE_S:.0f} s not {awaited}"
         began = time.monotonic()
-        await asyncio.sleep(_LOOK_HERE_EVERY_S)
+        await asyncio.sleep(_LOOK_HERE_EVERY_S)  # between two looks
         left_s -= min(time.monotonic() - began, _MOST_A_LOOK_S)
 
 

@@ -193,7 +193,7 @@ async def test_a_full_queue_takes_more_from_others(
     queued = [asyncio.create_task(answer(engine, f"a{i}", client="a")) for i in range(5)]
     await asyncio.sleep(0)  # each task submits at its first turn
     others = [asyncio.create_task(answer(engine, f"b{i}", client="b")) for i in range(3)]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the same
     for name in ("a", "b"):
         with pytest.raises(Overloaded, match="9 requests are in flight and 6 is the most"):
             await answer(engine, "one too many", client=name)

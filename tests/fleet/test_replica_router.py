@@ -35,7 +35,7 @@ class Requests:
 
     async def turn(self) -> None:
         for _ in range(9):  # each task has its turns
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a turn of the event loop
 
     async def finish(self, name: str, cached: int = 0) -> TokenEvent:
         engine = next(engine for engine in self.engines if name in engine.order)

@@ -149,7 +149,7 @@ def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.005)
+        time.sleep(0.005)  # between two looks
 
 
 def test_what_is_ahead_is_read_and_what_is_behind_dropped(whole: MappedPart) -> None:
@@ -160,7 +160,7 @@ def test_what_is_ahead_is_read_and_what_is_behind_dropped(whole: MappedPart) -> 
     for layer in (*range(n_layers), 0, 1):
         ahead._begin(layer)
         following = parts[(layer + 1) % n_layers]
-        until(lambda part=following: resident_pages(part) * mmap.PAGESIZE >= 0.9 * size)  # type: ignore[misc]
+        until(lambda part=following: resident_pages(part) * mmap.PAGESIZE >= 0.9 * size)  # type: ignore[misc]  # a lambda with a default
         until(lambda: sum(map(resident_pages, parts)) * mmap.PAGESIZE < 4.5 * size)
     ahead.close()
 

@@ -91,7 +91,7 @@ def in_thread(block: AbstractAsyncContextManager[T]) -> Iterator[T]:
             async with block as value:
                 entered.set_result(value)
                 await stop.wait()
-        except BaseException as error:
+        except BaseException as error:  # the waiting test raises it
             if entered.done():
                 raise
             entered.set_exception(error)

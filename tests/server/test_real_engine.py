@@ -98,7 +98,7 @@ def test_responses_and_messages_must_call_too(sdk: openai.OpenAI, base_url: str)
 
 
 def _token(sdk: openai.OpenAI, base_url: str, text: str) -> int:
-    (token,) = sdk.post(f"{base_url}/tokenize", body={"content": text}, cast_to=object)["tokens"]  # type: ignore[index]
+    (token,) = sdk.post(f"{base_url}/tokenize", body={"content": text}, cast_to=object)["tokens"]  # type: ignore[index]  # of JSON
     assert isinstance(token, int)
     return token
 

@@ -252,7 +252,7 @@ def test_sampling_refused(fields: str, param: str) -> None:
 @pytest.mark.parametrize("samplers", ["edskypmxt", "top_k;top_p;min_p;temperature", "kpmt"])
 def test_all_that_are_on(samplers: str) -> None:
     defaults = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
-    assert parsed(f'"samplers": "{samplers}"').sampling(10, defaults) == SamplingParams(**defaults)  # type: ignore[arg-type]
+    assert parsed(f'"samplers": "{samplers}"').sampling(10, defaults) == SamplingParams(**defaults)  # type: ignore[arg-type]  # the values are mixed
 
 
 @pytest.mark.parametrize(

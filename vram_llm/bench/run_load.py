@@ -63,7 +63,7 @@ async def run_load(
     try:
         for delay, outcome, body in zip(due, outcomes, bodies, strict=True):
             if (wait := started + delay - time.perf_counter()) > 0:
-                await asyncio.sleep(wait)
+                await asyncio.sleep(wait)  # until the request is due
             tasks.append(asyncio.create_task(send(outcome, body)))
         await asyncio.gather(*tasks)
     except asyncio.CancelledError:

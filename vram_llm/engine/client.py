@@ -86,7 +86,7 @@ class EngineClient(EngineProcess):
             )
         deadline = time.monotonic() + grace_s
         while self.in_flight and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # between two looks at the requests in flight
         self.in_flight.fail_all(EngineDied("the server is shutting down"))
 
     # -- requests --------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ async def watch_files(files: Iterable[FileIdentity], on_change: Callable[[tuple[
     files = tuple(files)
     known: tuple[str, ...] = ()
     while True:
-        await asyncio.sleep(EVERY_S)
+        await asyncio.sleep(EVERY_S)  # between two looks at the files
         touches = tuple(touch for touch in await asyncio.to_thread(_look, files) if touch is not None)
         if touches != known:
             for touch in touches:

@@ -23,7 +23,7 @@ class LatestReadings:
 
     def _run(self) -> None:
         while True:
-            time.sleep(EVERY_S)
+            time.sleep(EVERY_S)  # between two readings
             self._latest = self._read()
 
 

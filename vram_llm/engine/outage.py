@@ -26,7 +26,7 @@ class OutageWatch:
                     before, self._seen = self._seen, await _look(plan)
                     if before not in (None, self._seen):
                         return
-                    await asyncio.sleep(_LOOK_EVERY_S)
+                    await asyncio.sleep(_LOOK_EVERY_S)  # between two looks at what is missing
 
 
 async def _look(plan: Plan) -> Look:

@@ -278,7 +278,7 @@ class EngineProcess(ABC):
         """Kill the process once it hangs."""
         watchdog = Watchdog(self.plan.speed, self._watchdog_s)
         while is_on(self._watchdog_s):
-            await asyncio.sleep(watchdog.look_every_s)
+            await asyncio.sleep(watchdog.look_every_s)  # between two looks at the process
             pulse = heartbeat.pulse(process.pid)
             self._hang = watchdog.look(pulse, time.monotonic(), is_loading=self._ready_at is None)
             if self._hang is not None:
@@ -341,11 +341,11 @@ async def _watch_on(watch: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             return await watch()
-        except Exception as error:
+        except Exception as error:  # the watch has to go on, whatever failed
             if repr(error) != last:
                 log.exception("a watch over the engine failed; it begins again")
             last = repr(error)
-        await asyncio.sleep(_WATCH_AGAIN_S)
+        await asyncio.sleep(_WATCH_AGAIN_S)  # what failed may last
 
 
 def _death(code: int, why: str | None) -> str:

@@ -49,7 +49,7 @@ class LoadPlans:
         for look in range(_LOOKS if self.free_bytes is not None else 0):
             assert self.free_bytes is not None
             if look:
-                await asyncio.sleep(_LOOK_EVERY_S)
+                await asyncio.sleep(_LOOK_EVERY_S)  # drivers free memory late
             free = await asyncio.to_thread(self.free_bytes, needed.keys())
             short = {
                 device: n_bytes - free[device]

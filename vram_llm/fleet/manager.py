@@ -159,7 +159,7 @@ class Fleet:
         try:
             async with asyncio.timeout(self._max_wait_s):
                 return await waiter.granted
-        except BaseException as error:
+        except BaseException as error:  # cancelled too: its place in the queue is given up
             now = time.monotonic()
             tenant.abandon(waiter, now)
             self._residents.advance()

@@ -167,7 +167,7 @@ class SshTunnel:
                     f"{self.worker.address} there; start one with `vram-llm worker`, or give --start-workers"
                 )
                 return False
-            time.sleep(_LOOK_S)
+            time.sleep(_LOOK_S)  # between two looks at the tunnel
         self._error = self._failure(process.poll())
         return False
 

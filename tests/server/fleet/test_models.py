@@ -130,7 +130,7 @@ async def test_events_over_http(client: httpx.AsyncClient, served: FleetUnderTes
     asking = asyncio.create_task(client.get("/models/sse"))
     await until(lambda: bool(served.fleet._readers), "a reader")
     served.fleet.change("chat", ModelState.SLEEPING)
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the reader has its turn
     served.events.end()
     reply = await soon(asking)
     assert reply.headers["content-type"].startswith("text/event-stream")

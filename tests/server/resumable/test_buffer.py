@@ -14,11 +14,11 @@ async def test_readers_get_all_bytes_from_their_offset() -> None:
     buffer.append(b"abc")
     assert await buffer.read(1) == b"bc"
     waiting = [asyncio.ensure_future(buffer.read(3)) for _ in range(2)]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the readers wait then
     buffer.append(b"de")
     assert await soon(asyncio.gather(*waiting)) == [b"de", b"de"]
     last = asyncio.ensure_future(buffer.read(5))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the readers wait then
     buffer.complete()
     assert await soon(last) == b""
     assert await buffer.read(0) == b"abcde"

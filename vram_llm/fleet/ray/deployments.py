@@ -92,7 +92,7 @@ class ModelDeployment:
         self.order, self.needs = order, needs
         try:
             await self._deploy()
-        except BaseException:
+        except BaseException:  # cancelled too: the order before holds
             self.order, self.needs = before
             raise
 
@@ -112,7 +112,7 @@ class ModelDeployment:
             self._fail(str(error))
             return
         while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_LOOK_EVERY_S)  # between two looks at the replicas
             if all(engine.state is EngineState.READY for engine in self._engines):
                 continue
             try:

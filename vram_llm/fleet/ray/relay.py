@@ -47,7 +47,7 @@ class EngineRelay(EngineProcess):
             self._link.write(pack_leaving())
         deadline = time.monotonic() + grace_s
         while self._ids and time.monotonic() < deadline:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_LOOK_S)  # between two looks at the requests in flight
         if self._link is not None:
             with contextlib.suppress(OSError):
                 await self._link.drain()
@@ -117,7 +117,7 @@ class EngineRelay(EngineProcess):
                 self._link = None
                 self.unlinked_since = time.monotonic()
             pause_s = _LEAST_PAUSE_S if time.monotonic() - began > _LASTING_S else pause_s
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(pause_s)  # before the next attempt to connect
             pause_s = min(2 * pause_s, _MOST_PAUSE_S)
 
     def _greet(self, writer: asyncio.StreamWriter) -> None:

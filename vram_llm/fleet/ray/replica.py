@@ -76,7 +76,7 @@ class ModelReplica:
             relay.start()
             try:
                 await relay.ready()
-            except BaseException:
+            except BaseException:  # cancelled too: no engine is left behind
                 await relay.stop()
                 raise
 

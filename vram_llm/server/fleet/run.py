@@ -174,4 +174,4 @@ class _Serving:
                 if before not in (None, now):
                     self._reload_soon()
                 before = now
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_LOOK_EVERY_S)  # between two looks at the file
