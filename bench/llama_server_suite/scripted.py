@@ -20,7 +20,11 @@ _MERGES = (
     f"{_SPACE}f", "un", "ac", "ti", "Wh", f"{_SPACE}s", f"{_SPACE}B", "ut",
 )  # fmt: skip
 # The words of the text, in a circle. They contain what the tests search for.
-_CIRCLE = (" But", " she", " couldn't", " Suddenly", " Whillicter", " going", " bed", " blue")
+_CIRCLE = (
+    " But", " she", " couldn't", " Suddenly", " Whillicter", " going", " bed", " Whiskers", " Ann",
+    " little", " eye", " special", " far", " day", " Dad", " blue",
+)  # fmt: skip
+_FIM = ("<fim_pre>", "<fim_suf>", "<fim_mid>")
 _ENTRY: Mapping[str, str] = {"is": " blue"}  # else " But"
 PICTURES = ("cat", "frog", "automobile")
 _N_EMBD = 512
@@ -35,9 +39,13 @@ def write_scripted(
     ends: bool = False,
     template: str | None = None,
     n_ctx_train: int = 16384,
+    fills: bool = False,
 ) -> Path:
-    """Write the model, which repeats the words of `circle`, or writes them once if it `ends`."""
-    tokens, scores, types = _vocabulary(circle)
+    """Write the model, which repeats the words of `circle`, or writes them once if it `ends`.
+
+    One that `fills` has tokens for the prefix, the suffix and the middle.
+    """
+    tokens, scores, types = _vocabulary(circle, _FIM if fills else ())
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("scripted llama")
     writer.add_block_count(1)
@@ -58,6 +66,8 @@ def write_scripted(
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
+    for name, token in zip(("pre", "suf", "mid"), _FIM if fills else (), strict=False):
+        writer.add_uint32(f"tokenizer.ggml.fim_{name}_token_id", tokens.index(token))
     if template is not None:
         writer.add_chat_template(template)
     _add_weights(writer, tokens, [word.replace(" ", _SPACE) for word in circle], ends=ends)
@@ -68,20 +78,21 @@ def write_scripted(
     return path
 
 
-def _vocabulary(circle: Sequence[str]) -> tuple[list[str], list[float], list[int]]:
-    """Tokens by id, their scores and their types: bytes, printable letters, merges, words."""
+def _vocabulary(circle: Sequence[str], marks: Sequence[str]) -> tuple[list[str], list[float], list[int]]:
+    """Tokens by id, their scores and their types: bytes, printable letters, merges, words, marks."""
     kinds = gguf.TokenType
     letters = [chr(i) for i in range(33, 127)] + [_SPACE]
     words = [word.replace(" ", _SPACE) for word in circle]
     texts = list(dict.fromkeys([*_MERGES, *letters, *words]))
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *texts]
-    scores = [0.0] * 259 + [-1.0 - i for i in range(len(texts))]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *texts, *marks]
+    scores = [0.0] * 259 + [-1.0 - i for i in range(len(texts) + len(marks))]
     types: list[int] = [
         kinds.UNKNOWN,
         kinds.CONTROL,
         kinds.CONTROL,
         *[kinds.BYTE] * 256,
         *[kinds.NORMAL] * len(texts),
+        *[kinds.CONTROL] * len(marks),
     ]
     return tokens, scores, types
 

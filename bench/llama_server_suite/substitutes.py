@@ -15,8 +15,9 @@ from tools.random_bert import SPECIAL, write_bert
 from vram_llm import demo
 from vram_llm.model.header_reader import read_header
 
-STORIES, EMBEDDING, RERANKER, PICTURE, PROJECTOR, ADAPTER = (
-    f"{name}.gguf" for name in ("stories", "embedding", "reranker", "picture", "projector", "adapter")
+STORIES, INFILL, EMBEDDING, RERANKER, PICTURE, PROJECTOR, ADAPTER = (
+    f"{name}.gguf"
+    for name in ("stories", "infill", "embedding", "reranker", "picture", "projector", "adapter")
 )
 # Words that the tests' token counts take to be one token; all others are spelled.
 _EMBEDDED = ("i", "believe", "the", "meaning", "of", "life", "is", "this", "a", "test", "hello")
@@ -50,7 +51,7 @@ _FORMS = {
     "command-r7b": "command",
     "deepseek-r1": "thinking",
 }
-_REVISION = 5  # raise it when the written files change
+_REVISION = 6  # raise it when the written files change
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ def write_substitutes(folder: Path, templates: Path) -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     write_scripted(folder / STORIES)
+    write_scripted(folder / INFILL, fills=True)
     write_bert(folder / EMBEDDING, pooling=gguf.PoolingType.CLS, pieces=_pieces(_EMBEDDED))
     write_bert(
         folder / RERANKER,
@@ -104,6 +106,8 @@ def substitute(
         return Substitute(folder / EMBEDDING)
     if "reranker" in name:
         return Substitute(folder / RERANKER)
+    if "infill" in name:
+        return Substitute(folder / INFILL)
     if "tinygemma3" in name:
         return Substitute(folder / PICTURE, folder / PROJECTOR)
     if any(part in name for part in ("instruct", "-it-", "hermes", "functionary", "command", "r1", "qwq")):
