@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ def test_other_models_and_caches_are_refused(
         assert (done.error_param, engine.states.held if engine.sent[:-1] else [0, 0]) == ("filename", [0, 0])
 
 
+LLAMA_SERVERS = struct.pack("=III", 0x67677371, 2, 0)  # its magic, version and number of tokens
+
+
 def test_files_that_are_damaged_or_foreign(new_loop: NewLoop, tmp_path: Path) -> None:
     loop, file = new_loop(), tmp_path / "a"
     loop.answer(PROMPT)
@@ -64,6 +68,7 @@ def test_files_that_are_damaged_or_foreign(new_loop: NewLoop, tmp_path: Path) ->
         "flipped": (bytes(flipped), "its bytes are not those that were saved"),
         "foreign": (b"GGUF" + whole, "is not a saved slot"),
         "empty": (b"", "is not a saved slot"),
+        "llama-server's": (LLAMA_SERVERS, "was saved by llama-server"),
         "version": (whole[:8] + b"\x02" + whole[9:], "has version 2"),
     }
     for data, why in cases.values():
@@ -78,8 +83,9 @@ def test_files_that_are_damaged_or_foreign(new_loop: NewLoop, tmp_path: Path) ->
     file.write_text("somebody's notes")
     assert "is not a saved slot" in str(loop.order("save", 0, file).error)
     assert file.read_text() == "somebody's notes"
-    file.write_bytes(whole[:60])  # one that was cut may be replaced
-    assert loop.order("save", 0, file).error is None
+    for replaced in (LLAMA_SERVERS, whole[:60]):  # the second was cut
+        file.write_bytes(replaced)
+        assert loop.order("save", 0, file).error is None
     assert loop.order("restore", 1, file).error is None
 
 

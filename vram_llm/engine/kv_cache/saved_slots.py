@@ -23,6 +23,7 @@ from vram_llm.state_file import open_regular, write_state
 
 FORMAT = 1
 _MAGIC = b"vramslot"
+_LLAMA_SERVERS = b"qsgg"  # LLAMA_STATE_SEQ_MAGIC of llama.h
 _HEAD = struct.Struct("<8sIQ")
 _MOST_FACTS_BYTES = 1 << 28
 
@@ -131,6 +132,8 @@ def _opened(path: Path) -> BufferedReader:
 def _facts(path: Path, stream: BufferedReader) -> SavedSlot:
     """The part of a file before the state. Raises RequestError."""
     head = stream.read(_HEAD.size)
+    if head.startswith(_LLAMA_SERVERS):
+        raise RequestError(f"'{path.name}' was saved by llama-server; save the slot again", "filename")
     if len(head) < _HEAD.size or head[:8] != _MAGIC:
         raise _foreign(path)
     _, version, n_bytes = _HEAD.unpack(head)
@@ -152,10 +155,13 @@ def _slot_of(values: dict[str, Any]) -> SavedSlot:
 
 
 def _check_replaceable(path: Path, owner: str) -> None:
-    """Raises RequestError for a file that is not a saved slot, or another owner's."""
+    """Raises RequestError for another owner's slot, and a file without a slot. llama-server's may go."""
     try:
         with _opened(path) as stream:
-            if stream.read(len(_MAGIC)) != _MAGIC:
+            head = stream.read(len(_MAGIC))
+            if head.startswith(_LLAMA_SERVERS):
+                return
+            if head != _MAGIC:
                 raise _foreign(path)
             stream.seek(0)
             try:
@@ -177,7 +183,7 @@ def _check_owner(path: Path, slot: SavedSlot, owner: str) -> None:
 
 
 def _foreign(path: Path) -> RequestError:
-    return RequestError(f"'{path.name}' is not a saved slot of this program", "filename")
+    return RequestError(f"'{path.name}' is not a saved slot of this program; choose another name", "filename")
 
 
 def _damaged(path: Path, why: str) -> RequestError:
