@@ -130,6 +130,11 @@ def test_a_flag_overrides_its_variable_and_a_note_says_so() -> None:
     assert found.notes() == ["ignored: $LLAMA_ARG_CTX_SIZE is not used: the line has -c"]
 
 
+def test_a_token_of_the_environment_is_not_printed() -> None:
+    assert _translated("-hf a/b", {"HF_TOKEN": "secret"}).environment == {}
+    assert _translated("-hf a/b -hft other", {"HF_TOKEN": "secret"}).environment == {"HF_TOKEN": "other"}
+
+
 @pytest.mark.parametrize(
     ("variables", "word"),
     [

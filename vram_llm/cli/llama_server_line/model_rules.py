@@ -38,7 +38,9 @@ def _read_later(_found: Translation, _given: Given) -> None:
 
 
 def _hf_token(found: Translation, given: Given) -> None:
-    found.environment["HF_TOKEN"] = str(given.value)
+    """One that is in the environment stays there, so that --print does not show it."""
+    if not given.is_variable:
+        found.environment["HF_TOKEN"] = str(given.value)
 
 
 def _offline(found: Translation, _given: Given) -> None:

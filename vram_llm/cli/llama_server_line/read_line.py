@@ -31,6 +31,11 @@ class Given:
     name: str
     value: str | bool  # of a switch, whether it is on
 
+    @property
+    def is_variable(self) -> bool:
+        """Whether it is given by a variable of the environment."""
+        return self.name.startswith("$")
+
     def __str__(self) -> str:
         return self.name if isinstance(self.value, bool) else f"{self.name} {self.value}"
 
