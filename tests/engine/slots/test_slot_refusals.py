@@ -100,6 +100,27 @@ def test_another_version_of_the_library(new_loop: NewLoop, tmp_path: Path) -> No
     assert json.loads(data[20 : len(data) - state.nbytes])["tokens"] == slot.tokens
 
 
+def test_a_state_that_the_host_has_no_memory_for(
+    new_loop: NewLoop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    loop = new_loop()
+    loop.answer(PROMPT)
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(loop._cache.memory), "state", no_memory)
+        for _ in range(3):  # more often than there are slots
+            done = loop.order("save", 0, tmp_path / "a")
+            assert (done.error, done.error_param) == (
+                "the host has no memory for the state of this slot",
+                None,
+            )
+    assert loop.order("save", 0, tmp_path / "a").error is None
+    assert loop.answer(PROMPT)[-1].cached_tokens == len(PROMPT) - 1
+
+
 def test_a_full_disk(new_loop: NewLoop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     loop = new_loop()
     loop.answer(PROMPT)

@@ -222,14 +222,16 @@ class PrefixCache:
     def copy_state(self, sequence: Sequence) -> tuple[State, int] | None:
         """The state of all that is cached of a sequence's tokens but the last, and their number.
 
-        None if nothing is. A slot must be free or idle.
+        None if nothing is. A slot must be free or idle. Raises MemoryError.
         """
         slots = self._slots
         slot, length = self._begin(self._lookup.find(sequence), sequence)
         slots.run(slot, sequence, length)
         sequence.n_in_tree = slots.tree.end_of(slot).end
-        state = self.memory.state(slot) if length else None
-        self.finish(sequence)
+        try:
+            state = self.memory.state(slot) if length else None
+        finally:
+            self.finish(sequence)
         return None if state is None else (state, length)
 
     def take_state(self, sequence: Sequence, state: State) -> bool:
