@@ -53,7 +53,9 @@ def test_without_a_model_all_that_are_installed_are_served(monkeypatch: pytest.M
     monkeypatch.setattr(router, "_any_installed", lambda: True)
     assert "source: installed" in run_here("llama-server", "--print").stdout
     monkeypatch.setattr(router, "_any_installed", lambda: False)
-    assert run_here("llama-server", "--print").stdout == "vram-llm serve --cors-origin '*'\n"
+    for line in ((), ("-m", "")):
+        printed = run_here("llama-server", *line, "--print").stdout
+        assert printed == "vram-llm serve --cors-origin '*'\n"
 
 
 def test_a_named_model_that_sleeps_is_a_file_of_one_entry() -> None:
@@ -75,6 +77,21 @@ def test_a_place_that_is_not_there_is_a_sentence(flag: str) -> None:
     refused = run_here("llama-server", flag, "/nowhere")
     assert refused.returncode not in (0, 1)
     assert "/nowhere" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "have no model: a section [NAME] with its keys is one"),
+        (b"\xff", "cannot be read: they are no text in UTF-8"),
+        (None, "cannot be read: Is a directory"),
+    ],
+)
+def test_presets_without_a_model_are_a_sentence(tmp_path: Path, data: bytes | None, reason: str) -> None:
+    path = tmp_path / "presets.ini"
+    path.mkdir() if data is None else path.write_bytes(data)
+    refused = run_here("llama-server", "--models-preset", str(path), "--print")
+    assert (refused.returncode, refused.stderr) == (64, f"vram-llm: the presets {path} {reason}\n")
 
 
 @pytest.mark.process

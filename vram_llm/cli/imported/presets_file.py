@@ -59,8 +59,10 @@ def _sections(path: Path) -> dict[str, dict[str, str]]:
     """The keys of each section, as written. Raises BadConfig."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadConfig(f"the presets {path} cannot be read: {error}") from None
+    except UnicodeDecodeError:
+        raise BadConfig(f"the presets {path} cannot be read: they are no text in UTF-8") from None
+    except OSError as error:
+        raise BadConfig(f"the presets {path} cannot be read: {error.strerror}") from None
     found: dict[str, dict[str, str]] = {}
     section = found.setdefault(_DEFAULT, {})
     for number, text in enumerate(map(str.strip, lines), 1):

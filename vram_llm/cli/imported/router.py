@@ -7,6 +7,7 @@ from vram_llm.cli.imported.imported_fleet import ImportedFleet
 from vram_llm.cli.imported.imported_model import ImportedModel, serve_options
 from vram_llm.cli.imported.presets_file import models_in, read_presets
 from vram_llm.cli.llama_server_line.read_line import ReadLine
+from vram_llm.errors import BadConfig
 
 _INSTALLED = ImportedModel(name="installed", source="installed", values={})
 
@@ -26,6 +27,8 @@ def router_fleet(line: ReadLine) -> ImportedFleet | None:
         if not _any_installed():
             return None
         found[_INSTALLED.name] = _INSTALLED
+    if presets is not None and not found:
+        raise BadConfig(f"the presets {presets.value} have no model: a section [NAME] with its keys is one")
     return ImportedFleet(models=tuple(found.values()))
 
 

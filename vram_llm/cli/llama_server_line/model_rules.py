@@ -25,7 +25,7 @@ def model_of(line: ReadLine) -> str | None:
     if repo is not None:
         return repository(str(repo.value), None if file is None else str(file.value))
     given = url or path
-    return None if given is None else str(given.value)
+    return None if given is None else str(given.value) or None
 
 
 def is_router(line: ReadLine) -> bool:

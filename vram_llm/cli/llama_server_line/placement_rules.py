@@ -110,7 +110,9 @@ def _n_parallel(found: Translation) -> int:
     return n_parallel if n_parallel > 0 else _N_PARALLEL
 
 
-def _parallel(found: Translation, _given: Given) -> None:
+def _parallel(found: Translation, given: Given) -> None:
+    if int(given.value) == 0:
+        raise click.UsageError(f"{given}: a server has at least one slot; -1 leaves the number open")
     found.add("--parallel", str(_n_parallel(found)))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import click
 
 from vram_llm.cli.llama_server_line.draft_rules import DRAFT_RULES
-from vram_llm.cli.llama_server_line.model_rules import MODEL_RULES, finish_model
+from vram_llm.cli.llama_server_line.model_rules import MODEL_RULES, finish_model, is_router
 from vram_llm.cli.llama_server_line.placement_rules import PLACEMENT_RULES, finish_placement
 from vram_llm.cli.llama_server_line.read_line import Given
 from vram_llm.cli.llama_server_line.translation import Translation
@@ -22,6 +22,12 @@ _FLAG_OF = {
     )
 }  # fmt: skip
 """The options of `serve` for fields of SamplingParams that switch a filter off."""
+
+_PENALTY_RANGE = "64"  # tokens (common/common.h)
+_RANGES = {
+    "--repeat-last-n": ("--repeat-penalty", "--presence-penalty", "--frequency-penalty"),
+    "--dry-penalty-last-n": ("--dry-multiplier",),
+}
 
 
 def _host(found: Translation, given: Given) -> None:
@@ -78,6 +84,15 @@ def _samplers(found: Translation, given: Given) -> None:
         found.add(_FLAG_OF[name], f"{value:g}")
 
 
+def _penalty_ranges(found: Translation) -> None:
+    """A penalty of the line counts the tokens that it counts in llama-server, where no range is given."""
+    if is_router(found.line):
+        return
+    for option, penalties in _RANGES.items():
+        if found.line.last(option) is None and any(map(found.line.last, penalties)):
+            found.add(option, _PENALTY_RANGE)
+
+
 def _embeddings(found: Translation, given: Given) -> None:
     if found.line.last("--pooling") is None:
         found.always.append(f"always so: {given}: the model's file says how it pools")
@@ -111,6 +126,7 @@ def finish(found: Translation) -> None:
     line = found.line
     finish_model(found)
     finish_placement(found)
+    _penalty_ranges(found)
     if line.last("--cors-origins") is None:
         found.add("--cors-origin", _ANY_ORIGIN)
     if line.last("--host") is not None and not any(map(line.last, ("--api-key", "--api-key-file"))):
