@@ -25,9 +25,6 @@ REASONS: Mapping[str, str] = {
     f"{_UNIT}embedding.py::test_embedding_mixed_input[-False]": (
         "An empty text is refused, as OpenAI refuses it: there is nothing to embed."
     ),
-    f"{_UNIT}embedding.py::test_embedding_pooling_none_oai": (
-        "--pooling none, a vector for each token, has no equal; the test wants /v1/embeddings refused then."
-    ),
     f"{_UNIT}kv_keep_only_active.py::test_clear_and_restore": (
         "The test looks for a mark in llama-server's own log; idle slots go to host memory here too."
     ),

@@ -10,6 +10,7 @@ import pytest
 from scripts.build_args import plan_build
 from scripts.build_facts import read_facts
 from scripts.build_llama_server import programs_folder
+from scripts.setup import ROOT
 from vram_llm.cli import serve
 from vram_llm.cli.llama_server_line.flag import (
     ByValue,
@@ -18,6 +19,7 @@ from vram_llm.cli.llama_server_line.flag import (
     Meaning,
     OnOff,
     Option,
+    Refused,
     Rule,
     ValueKind,
     Words,
@@ -27,6 +29,7 @@ from vram_llm.cli.llama_server_line.rules import RULES
 from vram_llm.cli.llama_server_line.table import BY_NAME, FLAGS
 
 _LIST = Path(__file__).with_name("flags.txt")  # made by scripts/llama_server_flags.py
+_GUIDE = ROOT / "docs" / "llama-server.md"
 
 
 def _meanings() -> Iterator[Meaning]:
@@ -79,6 +82,39 @@ def test_every_option_that_a_flag_becomes_exists() -> None:
                 assert name in RULES
             case Line(words):
                 read_line(words.split(), {})
+
+
+def test_the_documentation_has_every_refused_flag_and_no_other() -> None:
+    _, _, section = _GUIDE.read_text().partition("\n## Refused flags\n")
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    listed = {name for cell in cells for name in re.findall(r"`(-[\w-]+)", cell)}
+    assert not [names for flag in FLAGS for names in _refused_names(flag) if not listed & set(names)]
+    assert all(_may_refuse(BY_NAME[name]) for name in listed - {"-c"})
+
+
+def _refused_names(flag: Flag) -> Iterator[tuple[str, ...]]:
+    """The names of a flag, or of one side of it, that is refused whatever its value."""
+    match flag.meaning:
+        case OnOff(on, off):
+            yield from (names for side, names in ((on, flag.names), (off, flag.negative)) if _refuses(side))
+        case ByValue(values, _):
+            yield from (flag.names for meaning in values.values() if _refuses(meaning))
+        case Refused():
+            yield flag.names
+
+
+def _refuses(meaning: Meaning) -> bool:
+    return isinstance(meaning, Refused)
+
+
+def _may_refuse(flag: Flag) -> bool:
+    """Whether a value of the flag is refused; of a rule that is not known."""
+    match flag.meaning:
+        case ByValue(_, otherwise):
+            return _refuses(otherwise)
+        case Rule():
+            return True
+    return bool(list(_refused_names(flag)))
 
 
 @pytest.mark.process

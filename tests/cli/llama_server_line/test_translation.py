@@ -6,6 +6,7 @@ import click
 import pytest
 
 from vram_llm.cli import serve
+from vram_llm.cli.fleet_config import read_serve
 from vram_llm.cli.llama_server_line.devices import LlamaDevices
 from vram_llm.cli.llama_server_line.translation import Translation, translate
 
@@ -79,10 +80,42 @@ def _words(line: str, devices: LlamaDevices = _CARDS) -> str:
         ("-mm p.gguf -mmdev CUDA2 --no-mmproj-offload", "--mmproj p.gguf --mmproj-device host"),
         ("--spec-type draft-mtp", "--draft mtp"),
         ("-fitt 512,2048", "--reserve-mib 2048"),
+        ("--yarn-ext-factor -1 --yarn-attn-factor -1.0 --yarn-beta-slow -1 --yarn-beta-fast -1", ""),
+        ("--rope-freq-base 0 --rope-freq-scale 0.0 --yarn-orig-ctx 0", ""),
+        ("--rope-scale 4 --rope-freq-scale 0.5", "--rope-freq-scale 0.5"),
+        ("--rope-freq-scale 0.5 --rope-scale 4", "--rope-scale 4"),
     ],
 )  # fmt: skip
 def test_options_of_one_model(line: str, options: str) -> None:
     assert _words(line) == f"{_BASE} {options}".strip()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(f"--pooling {kind}" for kind in ("none", "mean", "cls", "last", "rank")),
+        "--embd-normalize -1",
+        "--pooling none --embd-normalize 32767",
+        "--dynatemp-range 0.5 --dynatemp-exp 1.5",
+        "--props",
+        "--log-file server.log",
+        *(f"--numa {kind}" for kind in ("distribute", "isolate", "numactl")),
+        "--mlock",
+        *(f"--rope-scaling {kind}" for kind in ("none", "linear", "yarn")),
+        "--rope-scale 4 --rope-freq-base 1000000",
+        "--rope-freq-scale 0.25",
+        "--yarn-orig-ctx 4096 --yarn-ext-factor 0 --yarn-attn-factor 0.5",
+        "--yarn-beta-slow 1 --yarn-beta-fast 32",
+        "--control-vector a.gguf --control-vector-scaled b.gguf:-0.5",
+        "--chat-template chatml",
+        "--chat-template {{messages}}",
+    ],
+)
+def test_a_flag_of_the_same_name_is_passed_on_and_serve_takes_its_value(line: str) -> None:
+    found = _translated(f"-m m.gguf {line}")
+    assert _words(line) == f"{_BASE} {line}"
+    assert found.ignored == []
+    read_serve([*found.arguments(), "--config", "none"])
 
 
 @pytest.mark.parametrize(

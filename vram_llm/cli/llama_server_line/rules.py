@@ -10,6 +10,7 @@ from vram_llm.cli.llama_server_line.draft_rules import DRAFT_RULES
 from vram_llm.cli.llama_server_line.model_rules import MODEL_RULES, finish_model, is_router
 from vram_llm.cli.llama_server_line.placement_rules import PLACEMENT_RULES, finish_placement
 from vram_llm.cli.llama_server_line.read_line import Given
+from vram_llm.cli.llama_server_line.rope_rules import ROPE_RULES
 from vram_llm.cli.llama_server_line.translation import Translation
 
 _ANY_ORIGIN = "*"
@@ -108,6 +109,7 @@ def _version(_found: Translation, _given: Given) -> None:
 
 RULES: Mapping[str, Callable[[Translation, Given], None]] = {
     **MODEL_RULES,
+    **ROPE_RULES,
     **PLACEMENT_RULES,
     **DRAFT_RULES,
     "host": _host,
