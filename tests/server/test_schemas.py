@@ -272,3 +272,12 @@ def test_samplers_left_out_are_off() -> None:
     defaults = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
     sampling = parsed('"samplers": ["top_k", "typical_p", "temperature"]').sampling(10, defaults)
     assert sampling == SamplingParams(temperature=0.8, top_k=40)
+
+
+@pytest.mark.parametrize(
+    ("fields", "defaults"),
+    [('"dynatemp_range": 0.5, ', {"top_k": 40}), ("", {"top_k": 40, "dynatemp_range": 0.5})],
+)
+def test_a_dynamic_temperature_is_off_with_the_sampler(fields: str, defaults: dict[str, float]) -> None:
+    sampling = parsed(fields + '"samplers": ["top_k"], "temperature": 0.5').sampling(10, defaults)
+    assert sampling == SamplingParams(top_k=40)

@@ -21,7 +21,7 @@ _OFF: dict[str, dict[str, float]] = {  # in the usual order; the values turn a f
     "top_p": {"top_p": 1.0},
     "min_p": {"min_p": 0.0},
     "xtc": {"xtc_probability": 0.0},
-    "temperature": {"temperature": 1.0},
+    "temperature": {"temperature": 1.0, "dynatemp_range": 0.0},
 }
 _NAMES = (*_OFF, "infill", "adaptive_p")
 _ALSO = {"typical_p": "typ_p", "temp": "temperature"}

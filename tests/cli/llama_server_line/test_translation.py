@@ -56,6 +56,12 @@ def _words(line: str, devices: LlamaDevices = _CARDS) -> str:
         ("--dynatemp-range 0.5 --dynatemp-exp 2", "--dynatemp-range 0.5 --dynatemp-exp 2"),
         ("--samplers top_k;temperature", "--repeat-penalty 1 --presence-penalty 0 --frequency-penalty 0 "
          "--dry-multiplier 0 --top-n-sigma -1 --typical-p 1 --top-p 1 --min-p 0 --xtc-probability 0"),
+        ("--sampling-seq k --samplers top_k;temp --min-p 0.2", "--min-p 0.2 --repeat-penalty 1 "
+         "--presence-penalty 0 --frequency-penalty 0 --dry-multiplier 0 --top-n-sigma -1 --typical-p 1 "
+         "--top-p 1 --min-p 0 --xtc-probability 0"),
+        ("--samplers top_k --dynatemp-range 1", "--dynatemp-range 1 --repeat-penalty 1 --presence-penalty 0 "
+         "--frequency-penalty 0 --dry-multiplier 0 --top-n-sigma -1 --typical-p 1 --top-p 1 --min-p 0 "
+         "--xtc-probability 0 --temperature 1 --dynatemp-range 0"),
         ("--reasoning-budget 0 -rea off", "--reasoning-budget 0 --reasoning off"),
         ("--reasoning-effort high", '--chat-template-kwargs {"reasoning_effort": "high"}'),
         ("--no-cache-prompt -cram 0", "--cache-reuse 0 --slots-ram 0"),

@@ -18,8 +18,8 @@ _MIB_UNIT = "MiB"
 _FLAG_OF = {
     name: f"--{name.replace('_', '-')}"
     for name in (
-        "temperature", "top_k", "top_p", "min_p", "top_n_sigma", "typical_p", "xtc_probability",
-        "dry_multiplier", "repeat_penalty", "presence_penalty", "frequency_penalty",
+        "temperature", "dynatemp_range", "top_k", "top_p", "min_p", "top_n_sigma", "typical_p",
+        "xtc_probability", "dry_multiplier", "repeat_penalty", "presence_penalty", "frequency_penalty",
     )
 }  # fmt: skip
 """The options of `serve` for fields of SamplingParams that switch a filter off."""
@@ -67,8 +67,12 @@ def _template_variables(found: Translation, given: Given) -> None:
     found.template_variables = {**variables, **found.template_variables}
 
 
-def _samplers(found: Translation, given: Given) -> None:
-    """Filters that are missing from the list are switched off, by their fields."""
+def _read_later(_found: Translation, _given: Given) -> None:
+    """`finish` reads it."""
+
+
+def _finish_samplers(found: Translation, given: Given) -> None:
+    """Switch off the filters that are missing from the list, by their fields, after the line's own values."""
     from vram_llm.errors import RequestError
     from vram_llm.server.samplers_field import sampler_settings
 
@@ -116,7 +120,7 @@ RULES: Mapping[str, Callable[[Translation, Given], None]] = {
     "alias": _alias,
     "cache_ram": _cache_ram,
     "template_variables": _template_variables,
-    "samplers": _samplers,
+    "samplers": _read_later,
     "embeddings": _embeddings,
     "help": _help,
     "version": _version,
@@ -129,6 +133,9 @@ def finish(found: Translation) -> None:
     finish_model(found)
     finish_placement(found)
     _penalty_ranges(found)
+    lists = [given for name in ("--samplers", "--sampler-seq") if (given := line.last(name)) is not None]
+    if lists:
+        _finish_samplers(found, max(lists, key=line.given.index))
     if line.last("--cors-origins") is None:
         found.add("--cors-origin", _ANY_ORIGIN)
     if line.last("--host") is not None and not any(map(line.last, ("--api-key", "--api-key-file"))):
