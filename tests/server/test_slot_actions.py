@@ -155,6 +155,9 @@ async def test_requests_ask_for_slots(client: httpx.AsyncClient, engine: FakeEng
         body = {"messages": HI, "n": 2, "id_slot": asked_for}
         assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
         assert [request.id_slot for request in engine.requests[-2:]] == [given, None]
+    body = {"prompt": ["a", "b"], "n": 2, "id_slot": 1}
+    assert (await client.post("/v1/completions", json=body)).status_code == 200
+    assert [request.id_slot for request in engine.requests[-4:]] == [1, None, 1, None]
     refused = await client.post("/v1/chat/completions", json={"messages": HI, "id_slot": 4})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "id_slot")
 

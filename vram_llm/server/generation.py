@@ -94,7 +94,7 @@ def engine_requests(
             prompt=prompt,
             sampling=sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + k),
             n=0 if k else n,
-            id_slot=None if i or k else fields.slot(info.parallel),
+            id_slot=None if k else fields.slot(info.parallel),  # further choices run next to it
         )
         for i, prompt in enumerate(prompts)
         for k in range(n)
