@@ -2,6 +2,7 @@
 
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 
 from vram_llm.errors import WorkerUnreachable
 from vram_llm.units import parse_bytes
@@ -78,6 +79,7 @@ def worker_over_ssh(text: str, *, start: bool = False) -> WorkerSpec:
     return WorkerSpec(ssh=host, port=int(port), limit_bytes=limit_bytes, start=start)
 
 
+@lru_cache(maxsize=64)  # asked with the host name of each request
 def is_loopback(host: str) -> bool:
     """Whether a name or address can only mean this computer."""
     if host == "localhost" or host.endswith(".localhost"):

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import blake2s
 from ipaddress import ip_network
 from secrets import token_bytes
@@ -54,6 +55,12 @@ class ApiKey:
 ANYBODY = ApiKey(name="")  # who sends a request to a server without keys; its address becomes the name
 STRANGER = ApiKey(name="a stranger", scopes=frozenset())  # who sends no key to a route that needs none
 current_key: ContextVar[ApiKey] = ContextVar("current_key", default=ANYBODY)  # of the request that is served
+
+
+@lru_cache(maxsize=256)
+def anybody_at(address: str) -> ApiKey:
+    """The key of a client that has none, at an address."""
+    return replace(ANYBODY, name=address)
 
 
 def scope_of(path: str) -> KeyScope:

@@ -69,7 +69,8 @@ def engine_requests(
         )
     sampling = fields.sampling(info.n_vocab, dict(info.sampling))
     key = current_key.get()
-    base = replace(
+    of_all = partial(
+        replace,
         base,
         min_tokens=min_tokens,
         stop=fields.stops(),
@@ -88,8 +89,7 @@ def engine_requests(
         max_time_s=min((s for s in (fields.max_time, config.request_timeout_s) if s), default=None),
     )
     return [
-        replace(
-            base,
+        of_all(
             id=f"{base.id}-{i * n + k}",
             prompt=prompt,
             sampling=sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + k),

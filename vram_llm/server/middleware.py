@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -13,7 +12,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vram_llm.errors import VramLLMError
-from vram_llm.server.api_keys import ANYBODY, STRANGER, ApiKey, Keyring, client_address, current_key, scope_of
+from vram_llm.server.api_keys import (
+    STRANGER,
+    ApiKey,
+    Keyring,
+    anybody_at,
+    client_address,
+    current_key,
+    scope_of,
+)
 from vram_llm.server.errors import BadKey, BodyTooLarge, MissingScope, error_response
 from vram_llm.server.read_body import BodyBudget, HeldBody
 from vram_llm.server.request_record import note_error, record_of_request
@@ -81,7 +88,7 @@ class AuthAndLimitsMiddleware:
     async def _key(self, scope: Scope, headers: Headers) -> ApiKey:
         """The key of a request. Raises BadKey, MissingScope."""
         if not self._keyring.is_needed:
-            return replace(ANYBODY, name=client_address(scope))
+            return anybody_at(client_address(scope))
         path = scope["path"].rstrip("/") or "/"
         scheme, _, given = headers.get("authorization", "").partition(" ")
         text = given.strip() if scheme.lower() == "bearer" else ""

@@ -91,9 +91,9 @@ class SamplingFields(Fields):
         options = getattr(self, "options", None)
         sent = self.model_fields_set if options is None else self.model_fields_set | options.model_fields_set
         names = {_MEANS.get(name, name) for name in sent & SamplingFields.model_fields.keys()}
-        names -= {"samplers", *_RANGES}
-        given = {name: self.setting(name, *_ALSO.get(name, ())) for name in names}
-        self._check_ranges()
+        given = {name: self.setting(name, *_ALSO.get(name, ())) for name in names - {"samplers", *_RANGES}}
+        if not names.isdisjoint(_RANGES):
+            self._check_ranges()
         named = {name: _as_param(name, value, n_vocab) for name, value in given.items() if value is not None}
         sampling = SamplingParams(**{**defaults, **named, **sampler_settings(self.setting("samplers"))})
         if sampling.adaptive_target >= 0 and not sampling.is_stateful:
@@ -114,12 +114,13 @@ class SamplingFields(Fields):
         Ollama's `options` may hold it too.
         """
         options = getattr(self, "options", None)
-        candidates = [(name, getattr(self, name)) for name in names if hasattr(self, name)]
+        given = [(name, value) for name in names if (value := getattr(self, name, None)) is not None]
         if options is not None:
-            candidates += [
-                (f"options.{name}", getattr(options, name)) for name in names if hasattr(options, name)
+            given += [
+                (f"options.{name}", value)
+                for name in names
+                if (value := getattr(options, name, None)) is not None
             ]
-        given = [(name, value) for name, value in candidates if value is not None]
         for name, value in given[1:]:
             if value != given[0][1]:
                 raise RequestError(

@@ -65,9 +65,11 @@ class ServingContext:
         """
         self.check_accepts()
         info = self.loaded_model()
-        info = replace(info, sampling=tuple(sampling_defaults(info, self.config).items()))
-        if info.pooling is None:
-            info = replace(info, adapters_used=self.engine.adapters)
+        info = replace(
+            info,
+            sampling=tuple(sampling_defaults(info, self.config).items()),
+            adapters_used=self.engine.adapters if info.pooling is None else info.adapters_used,
+        )
         info = self.named(info, name) if name else info
         key = current_key.get()
         if not key.may_use(info.name):
