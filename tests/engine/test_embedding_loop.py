@@ -18,6 +18,7 @@ from tests.engine.harness import loaded
 from tools.random_bert import word_pieces, write_bert
 from vram_llm.engine import embedding_loop
 from vram_llm.engine.embedding_loop import Embedder
+from vram_llm.engine.inputs.text_tokenizer import Cancellation
 from vram_llm.engine.request import EmbeddingRequest
 from vram_llm.engine.rerank_prompt import rerank_tokens
 from vram_llm.engine.wire import Embedded
@@ -169,6 +170,38 @@ def test_a_reranker_scores_pairs(make: Make, folder: Path) -> None:
     pairs = [(*asked, *tokenizer.encode(text).ids[1:-1]) for text in TEXTS]
     np.testing.assert_array_equal(embedded(embedder, *pairs), scores)
     assert len({float(score) for score in scores[:, 0]}) == len(TEXTS)
+
+
+@pytest.mark.parametrize("ends_texts", [False, True])
+def test_the_end_of_a_long_text_is_left_out_on_request(make: Make, folder: Path, ends_texts: bool) -> None:
+    """As many leading tokens as fit, and the special token that ends a text in this model."""
+    path = write_bert(folder / "long.gguf", pooling=gguf.PoolingType.RANK, ends_texts=ends_texts)
+    embedder = make(path)
+    vocab, long = embedder._model.vocab, "river " * 600
+    tokenize = partial(vocab.tokenize, add_special=False)
+    for text in (long, long * 1000):
+        whole = rerank_tokens(vocab, tokenize, None, "where?", long)
+        kept = (*whole[:511], whole[-1] if ends_texts else whole[511])
+        request = EmbeddingRequest(id="a", inputs=(text,), query="where?", truncates=True)
+        answer = answers(embedder, request)["a"]
+        assert answer.n_tokens == [512]
+        np.testing.assert_array_equal(rows(answer), embedded(embedder, kept))
+    alone = EmbeddingRequest(id="a", inputs=(long,), truncates=True)
+    whole = embedder._model.vocab.tokenize(long, add_special=True)
+    np.testing.assert_array_equal(
+        rows(answers(embedder, alone)["a"]), embedded(embedder, (*whole[:511], whole[-1]))
+    )
+    asked = EmbeddingRequest(id="a", inputs=("good",), query=long, truncates=True)
+    assert "is too large" in (answers(embedder, asked)["a"].error or "")
+
+
+def test_a_long_document_is_cut_within_a_rerankers_template(make: Make, bert: Path) -> None:
+    embedder = make(bert)
+    embedder._template = "{document} after {query}"
+    request = EmbeddingRequest(id="a", inputs=("river " * 600,), query="the house", truncates=True)
+    tokens = embedder._tokens(request, 0, Cancellation())
+    after = embedder._model.vocab.tokenize("after the house", add_special=False)
+    assert (len(tokens), tokens[-len(after) :]) == (512, after)
 
 
 def test_a_rerankers_own_template(make: Make, bert: Path) -> None:

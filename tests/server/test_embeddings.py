@@ -253,10 +253,12 @@ async def test_a_ranking_in_teis_form(client: httpx.AsyncClient, engine: FakeEng
     reply = (await client.post("/rerank", json=body)).json()
     assert [scored["index"] for scored in reply] == [2, 1, 0]
     np.testing.assert_allclose([scored["score"] for scored in reply], [0.880797, 0.731059, 0.5], rtol=1e-5)
-    more = {"raw_scores": True, "return_text": True, "top_n": 1}
+    assert not engine.embedded[-1].truncates
+    more = {"raw_scores": True, "return_text": True, "top_n": 1, "truncate": True}
     assert (await client.post("/rerank", json={**body, **more})).json() == [
         {"index": 2, "score": 2.0, "text": "c"}
     ]
+    assert engine.embedded[-1].truncates
 
 
 @pytest.mark.parametrize(
@@ -266,7 +268,7 @@ async def test_a_ranking_in_teis_form(client: httpx.AsyncClient, engine: FakeEng
         ({"documents": None}, "documents"),
         ({"texts": [1]}, "texts"),
         ({"texts": ["a"], "documents": ["a"]}, "texts"),
-        ({"texts": ["a"], "truncate": True}, "truncate"),
+        ({"texts": ["a"], "truncate": "end"}, "truncate"),
     ],
 )
 async def test_invalid_texts_to_rank(

@@ -231,6 +231,8 @@ class Embedder:
         name = f"'{param}[{i}]'"
         cancellation.check()
         most = max_prompt_bytes(self._model.vocab, self._max_tokens)
+        if request.truncates and isinstance(value, str):
+            value = value[:most]
         for text in (request.query, value):
             if isinstance(text, str) and len(text) > most:
                 raise ContextExceeded(
@@ -246,6 +248,8 @@ class Embedder:
             raise RequestError(f"token id {bad} in {name} is outside the vocabulary of {n_vocab}", param)
         if not tokens:
             raise RequestError(f"{name} is empty, so there is nothing to embed", param)
+        if request.truncates:
+            tokens = self._cut(tokens, request.query, value, cancellation)
         if len(tokens) > self._max_tokens:
             raise ContextExceeded(
                 f"{name} is too large: it has {len(tokens):,} tokens and a text may have "
@@ -256,6 +260,34 @@ class Embedder:
                 n_ctx=self._max_tokens,
             )
         return tokens
+
+    def _cut(
+        self,
+        tokens: list[int],
+        query: str | None,
+        value: str | tuple[int, ...],
+        cancellation: Cancellation,
+    ) -> list[int]:
+        """The tokens without the end of the text, where they are too many; all if a query leaves no room."""
+        if len(tokens) <= self._max_tokens:
+            return tokens
+        if query is not None and len(self._tokens_of(query, "", cancellation)) >= self._max_tokens:
+            return tokens
+        n_after = self._n_after(query, value, cancellation)
+        return tokens[: self._max_tokens - n_after] + tokens[len(tokens) - n_after :]
+
+    def _n_after(self, query: str | None, value: str | tuple[int, ...], cancellation: Cancellation) -> int:
+        """How many tokens stand after a text: the model's last special token, or the end of its template."""
+        if not isinstance(value, str):
+            return 0
+        vocab = self._model.vocab
+        if query is None:
+            alone = self._texts.tokens("", cancellation, add_special=True)
+            return int(bool(alone) and alone[-1] in (vocab.eos, vocab.sep))
+        if self._template is None:
+            return int(vocab.adds_eos)
+        after = self._template.rpartition("{document}")[2].replace("{query}", query)
+        return len(self._texts.tokens(after, cancellation, add_special=False))
 
     def _tokens_of(
         self, query: str | None, value: str | tuple[int, ...], cancellation: Cancellation

@@ -239,13 +239,14 @@ class Request:
 class EmbeddingRequest:
     """Texts to embed, each as text (tokenized by the engine, special tokens parsed) or token ids.
 
-    With a `query`, a reranker scores each text as an answer to it. `client`, `weight`, `arrived_at`: see
-    Request.
+    With a `query`, a reranker scores each text as an answer to it. `truncates`: the end of a text that is too
+    long is left out; else the request is refused. `client`, `weight`, `arrived_at`: see Request.
     """
 
     id: str
     inputs: tuple[str | tuple[int, ...], ...]
     query: str | None = None
+    truncates: bool = False
     client: str = ""
     weight: float = 1.0
     arrived_at: float | None = field(default=None, compare=False)

@@ -59,8 +59,7 @@ class EmbeddingFields(Fields):
 
     ignored: ClassVar[frozenset[str]] = IGNORED
     not_yet: ClassVar[Neutral] = {
-        "truncate": (False,), "truncate_prompt_tokens": (), "normalize": (True,),
-        "add_special_tokens": (True,), "options": ({},),
+        "truncate_prompt_tokens": (), "normalize": (True,), "add_special_tokens": (True,), "options": ({},),
     }  # fmt: skip
 
     model: str | None = None
@@ -69,6 +68,7 @@ class EmbeddingFields(Fields):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     embd_normalize: Annotated[int, WHOLE, Field(ge=-1, lt=2**31)] | None = None
+    truncate: bool | None = None  # leave out the end of a text that is too long
     user: str | None = None  # has no effect
 
     def given(self) -> tuple[str, object]:
@@ -134,7 +134,9 @@ async def _embed(serving: ServingContext, http: Request, *, native: bool) -> Res
         raise RequestError(f"'{field}' has {len(inputs):,} texts; {MAX_INPUTS:,} is the most", field)
     if "" in inputs:
         raise RequestError(f"'{field}[{inputs.index('')}]' is empty", field)
-    request = EmbeddingRequest(id=f"embd-{uuid4().hex}", inputs=tuple(inputs))
+    request = EmbeddingRequest(
+        id=f"embd-{uuid4().hex}", inputs=tuple(inputs), truncates=bool(fields.truncate)
+    )
     answer = await while_connected(http.receive, serving.embed(request))
     if answer is None:
         return Response(status_code=499)  # the client is gone

@@ -50,7 +50,7 @@ class RerankFields(Fields):
 
     ignored: ClassVar[frozenset[str]] = IGNORED
     not_yet: ClassVar[Neutral] = {
-        "truncate": (False,), "truncation_direction": ("right", "Right"), "truncate_prompt_tokens": (),
+        "truncation_direction": ("right", "Right"), "truncate_prompt_tokens": (),
         "max_chunks_per_doc": (), "max_tokens_per_doc": (), "rank_fields": ([], ["text"]),
     }  # fmt: skip
 
@@ -62,6 +62,7 @@ class RerankFields(Fields):
     return_documents: bool | None = None
     raw_scores: bool | None = None
     return_text: bool | None = None
+    truncate: bool | None = None  # leave out the end of a document that is too long
 
     def given(self) -> tuple[str, list[str]]:
         """The name of the field with the texts, and the texts. Raises RequestError."""
@@ -84,7 +85,12 @@ def rerank_router(serving: ServingContext) -> APIRouter:
         fields = await read_fields(RerankFields, http)
         info = serving.reranking_model(fields.model)
         field, documents = fields.given()
-        request = EmbeddingRequest(id=f"rank-{uuid4().hex}", inputs=tuple(documents), query=fields.query)
+        request = EmbeddingRequest(
+            id=f"rank-{uuid4().hex}",
+            inputs=tuple(documents),
+            query=fields.query,
+            truncates=bool(fields.truncate),
+        )
         answer = await while_connected(http.receive, serving.embed(request))
         if answer is None:
             return Response(status_code=499)  # the client is gone
