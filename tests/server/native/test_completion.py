@@ -298,3 +298,11 @@ async def test_a_failure_within_a_stream(client: httpx.AsyncClient, engine: Fake
     first, last = await chunks(client)
     assert first["content"] == "Hi"
     assert last["error"]["message"] == "no"
+
+
+@pytest.mark.parametrize(("images", "status"), [([], 200), ([{"data": "eA==", "id": 1}], 400)])
+async def test_the_image_field_of_older_servers_may_be_empty(
+    client: httpx.AsyncClient, images: list[Any], status: int
+) -> None:
+    reply = await client.post("/completion", json={"prompt": "Hi", "image_data": images})
+    assert reply.status_code == status

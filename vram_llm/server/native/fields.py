@@ -39,7 +39,10 @@ class NativeFields(OpenAIFields):
     """
 
     ignored: ClassVar[frozenset[str]] = frozenset({"oaicompat", "include_reasoning"})
-    not_yet: ClassVar[Neutral] = {"add_special_tokens": (True,), "echo": (False,), "best_of": (1,)}
+    not_yet: ClassVar[Neutral] = {
+        "add_special_tokens": (True,), "echo": (False,), "best_of": (1,),
+        "image_data": ([],),  # of servers before multimodal_data; clients send it empty
+    }  # fmt: skip
 
     max_completion_tokens: Annotated[int, WHOLE] | None = None
     n_probs: NumberOfProbs = None
