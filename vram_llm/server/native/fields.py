@@ -38,7 +38,7 @@ class NativeFields(OpenAIFields):
     `n_discard`: no context is shifted.
     """
 
-    ignored: ClassVar[frozenset[str]] = frozenset({"oaicompat", "include_reasoning"})
+    ignored: ClassVar[frozenset[str]] = frozenset({"oaicompat", "include_reasoning", "reasoning_format"})
     not_yet: ClassVar[Neutral] = {
         "add_special_tokens": (True,), "echo": (False,), "best_of": (1,),
         "image_data": ([],),  # of servers before multimodal_data; clients send it empty
