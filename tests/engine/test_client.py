@@ -14,7 +14,7 @@ from tests.workers import running_workers
 from vram_llm.engine import client
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.model_info import EngineState
-from vram_llm.engine.request import FinishReason, Image, SamplingParams
+from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, SamplingParams
 from vram_llm.errors import (
     BadPlan,
     ContextExceeded,
@@ -231,6 +231,8 @@ async def test_images_of_too_many_bytes_in_flight_are_refused(
     assert (refusal.value.retry_after_s or 0) >= 1
     with pytest.raises(Overloaded):
         await engine.tokenize("a", add_special=True, parse_special=True, images=images)
+    with pytest.raises(Overloaded):
+        await engine.embed(EmbeddingRequest(id="third", inputs=("a",), images=(images,)))
     with pytest.raises(RequestError, match="takes no images"):
         await soon(first)
     with pytest.raises(RequestError, match="takes no images"):

@@ -197,9 +197,10 @@ def test_the_end_of_a_long_text_is_left_out_on_request(make: Make, folder: Path,
 
 def test_a_long_document_is_cut_within_a_rerankers_template(make: Make, bert: Path) -> None:
     embedder = make(bert)
-    embedder._template = "{document} after {query}"
+    embedder._tokens._template = "{document} after {query}"
     request = EmbeddingRequest(id="a", inputs=("river " * 600,), query="the house", truncates=True)
-    tokens = embedder._tokens(request, 0, Cancellation())
+    tokens = embedder._tokens.of_input(request, 0, Cancellation())
+    assert isinstance(tokens, list)
     after = embedder._model.vocab.tokenize("after the house", add_special=False)
     assert (len(tokens), tokens[-len(after) :]) == (512, after)
 

@@ -301,9 +301,11 @@ def test_a_projector_is_loaded_with_the_model_and_refused_where_it_is_not_its_ow
         LoadedModel(planning.plan(str(path), machine, Workload(n_ctx=512, mmproj=str(other))))
 
 
-def test_embeddings_take_no_projector(host: Host, tmp_path: Path) -> None:
+def test_a_plan_that_pools_in_llama_cpp_takes_no_projector(host: Host, tmp_path: Path) -> None:
     path, machine = write_llama(tmp_path / "model.gguf"), Machine(devices=(), host=host)
     mmproj = str(write_mmproj(tmp_path / "mmproj.gguf"))
-    wish = Workload(n_ctx=512, mmproj=mmproj, pooling=Pooling.MEAN)
-    with pytest.raises(BadPlan, match="embeddings are made of text alone"):
-        serving.serve(planning.plan(str(path), machine, wish))
+    plan = planning.plan(str(path), machine, Workload(n_ctx=512, mmproj=mmproj, pooling=Pooling.MEAN))
+    assert plan.context.pools_in_engine
+    changed = replace(plan, context=replace(plan.context, pools_in_engine=False))
+    with pytest.raises(BadPlan, match="pools text alone and has a projector: plan again"):
+        serving.serve(changed)

@@ -169,13 +169,13 @@ async def test_base64(client: httpx.AsyncClient) -> None:
         ({"input": {"content": [{"type": "mood"}]}}, "input.content[0]", "must be a part of type 'text'"),
         (
             {"input": {"content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}},
-            "input.content[0]",
-            "only texts can be embedded",
+            "input.content[0].image_url.url",
+            "is an image and the model is served without a projector",
         ),
         (
-            {"input": ["a", {"prompt_string": "b", "multimodal_data": ["aa"]}]},
-            "input[1].multimodal_data",
-            "is not supported yet",
+            {"input": ["a", {"prompt_string": "<__media__>", "multimodal_data": ["QUJD"]}]},
+            "input[1].multimodal_data[0]",
+            "is an image and the model is served without a projector",
         ),
         ({"content": "a", "encoding_format": "base64"}, "encoding_format", "has numbers only"),
         ({"content": ""}, "content", "'content[0]' is empty"),

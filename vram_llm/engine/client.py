@@ -174,7 +174,8 @@ class EngineClient(EngineProcess):
         self._metrics.begin(request, now)
         answer = None
         try:
-            answer = await self._ask(wire.Embed(request), n_deaths)
+            with self._count_images(sum(request.images, ())):
+                answer = await self._ask(wire.Embed(request), n_deaths)
             assert isinstance(answer, wire.Embedded)
             if answer.error is not None:
                 self._metrics.end(request.id, FinishReason.ERROR.value, time.monotonic())

@@ -1,5 +1,6 @@
 """Embeds texts with one loaded model, in batches that take a text of each request in turn.
 
+A text with images is alone, computed a part a step (mixed_input.py); their rows count as its tokens.
 With several clients each text is one of the client with the lowest counter (fair_shares.py).
 """
 
@@ -13,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vram_llm.engine.fair_shares import FairShares
+from vram_llm.engine.inputs.embedding_tokens import EmbeddingTokens, MixedInput, Tokens
 from vram_llm.engine.inputs.text_tokenizer import Cancellation, Job, TextTokenizer, TokenizerThreads
-from vram_llm.engine.inputs.tokenize import max_prompt_bytes
+from vram_llm.engine.mixed_input import MixedRun, pool
 from vram_llm.engine.request import EmbeddingRequest
-from vram_llm.engine.rerank_prompt import TEMPLATE, rerank_tokens
 from vram_llm.engine.stats import EngineStats
 from vram_llm.engine.stats_recorder import StatsRecorder
 from vram_llm.engine.wire import Embedded
@@ -35,7 +36,7 @@ class _Job:
     """A request that is being computed."""
 
     request: EmbeddingRequest
-    texts: list[list[int]]  # tokens
+    texts: list[Tokens]
     vectors: npt.NDArray[np.float32] = field(repr=False)  # a row for each text, or for each of its tokens
     arrival: int
     n_taken: int = 0
@@ -59,14 +60,14 @@ class Embedder:
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
         self._width = model.n_pooled
-        self._is_by_token = model.plan.context.pooling is Pooling.NONE  # then a text is within one batch
-        whole = min(model.n_ubatch, model.n_ctx_seq, model.n_ctx_train)
-        self._max_tokens = model.n_ctx_seq if model.can_split_texts else whole
+        self._pooling = model.plan.context.pooling
+        self._is_by_token = self._pooling is Pooling.NONE
+        self._pools_here = self._is_by_token or model.plan.context.pools_in_engine
         self._parallel = model.plan.context.parallel
-        self._template = model.metadata(TEMPLATE)
         self.threads = TokenizerThreads()
-        self._texts = TextTokenizer(model.vocab)
-        self._tokenizing: dict[str, tuple[EmbeddingRequest, Job[list[list[int]]]]] = {}
+        self._tokens = EmbeddingTokens(model)
+        self._mixed: tuple[_Job, int, MixedRun] | None = None  # a request, the input that is computed
+        self._tokenizing: dict[str, tuple[EmbeddingRequest, Job[list[Tokens]]]] = {}
         self._jobs: deque[_Job] = deque()
         self._shares = FairShares(self._parallel)
         self._n_arrived = 0
@@ -94,9 +95,17 @@ class Embedder:
     def submit(self, request: EmbeddingRequest) -> Embedded | None:
         """Accept a request. Returns the answer that refuses it if it cannot be served."""
         texts = [text for text in (request.query, *request.inputs) if isinstance(text, str)]
-        if self._texts.is_short(*texts):
-            return self._begin(request, partial(self._tokenized, request, Cancellation()))
-        job = self.threads.submit(partial(self._tokenized, request))
+        if any(request.images):
+            if self._tokens.images is None:
+                error = RequestError("this model is served without a projector, so it takes no images")
+                return _refusal(request, error)
+            cancellation = Cancellation()
+            reading = self._tokens.images.submit(partial(self._tokens.of, request, cancellation))
+            self._tokenizing[request.id] = request, Job(reading, cancellation)
+            return None
+        if TextTokenizer.is_short(*texts):
+            return self._begin(request, partial(self._tokens.of, request, Cancellation()))
+        job = self.threads.submit(partial(self._tokens.of, request))
         self._tokenizing[request.id] = request, job
         return None
 
@@ -112,25 +121,56 @@ class Embedder:
         refused = self._begin_tokenized() if self._tokenizing else []
         if not self._jobs:
             return refused
-        chosen = self._next_texts()
-        self._run([job.texts[i] for job, i in chosen])
-        row = 0  # of the batch, which has the texts one after the other
+        if self._mixed is None:
+            chosen = self._next_texts()
+            (job, i) = chosen[0]
+            if isinstance(given := job.texts[i], MixedInput):
+                self._mixed = job, i, MixedRun(self._model, self._recorder, given)
+            else:
+                self._embed(chosen)
+        if self._mixed is not None and (ended := self._advance(*self._mixed)) is not None:
+            return refused + ended
+        return refused + self._complete()
+
+    def _embed(self, chosen: list[tuple[_Job, int]]) -> None:
+        """Compute texts of jobs, none with images."""
+        texts = [job.texts[i] for job, i in chosen]
+        found = self._run([text for text in texts if isinstance(text, list)])
         for slot, (job, i) in enumerate(chosen):
-            n = len(job.texts[i])
-            if self._is_by_token:
-                at = sum(map(len, job.texts[:i]))
-                job.vectors[at : at + n] = self._model.token_vectors(row, n)
+            if self._pools_here:
+                self._put(job, i, np.concatenate(found[slot]))
             else:
                 job.vectors[i] = self._model.pooled(slot)
-            row += n
             self._model.forget(slot)
+
+    def _advance(self, job: _Job, i: int, run: MixedRun) -> list[Embedded] | None:
+        """Compute a part of an input with images; None if it is done, else the answers of this step."""
+        try:
+            vectors = run.step()
+        except RequestError as error:
+            self._remove(job)
+            return [_refusal(job.request, error)]
+        if vectors is None:
+            return []
+        self._mixed = None
+        self._put(job, i, vectors)
+        return None
+
+    def _put(self, job: _Job, i: int, vectors: npt.NDArray[np.float32]) -> None:
+        """Keep the vectors of all tokens of a text, or their pooled vector."""
+        at = sum(map(len, job.texts[:i])) if self._is_by_token else i
+        rows = pool(vectors, self._pooling)
+        job.vectors[at : at + len(rows)] = rows
+
+    def _complete(self) -> list[Embedded]:
+        """The answers of the jobs whose texts are all computed."""
         complete = [job for job in self._jobs if job.is_complete]
         for job in complete:
             self._recorder.n_begun_prompt_tokens += sum(map(len, job.texts))
             self._remove(job)
         self._shares.note_steps(1)
         self._jobs.rotate(-1)  # another request is first in the next step
-        return refused + [
+        return [
             Embedded(job.request.id, job.vectors.tobytes(), [len(text) for text in job.texts])
             for job in complete
         ]
@@ -145,28 +185,20 @@ class Embedder:
         found = [self._begin(request, job.future.result) for request, job in done]
         return [refusal for refusal in found if refusal is not None]
 
-    def _begin(self, request: EmbeddingRequest, tokenized: Callable[[], list[list[int]]]) -> Embedded | None:
+    def _begin(self, request: EmbeddingRequest, tokenized: Callable[[], list[Tokens]]) -> Embedded | None:
         """Queue a request with its tokens. Returns the answer that refuses it if they are refused."""
         try:
             texts = tokenized()
             n_rows = self._n_rows(texts)
         except RequestError as error:
-            longer = error if isinstance(error, ContextExceeded) else None
-            return Embedded(
-                request.id,
-                n_tokens=[longer.n_prompt_tokens] if longer and longer.n_prompt_tokens else [],
-                error=str(error),
-                error_code=error.code,
-                error_param=error.param,
-                error_n_ctx=longer.n_ctx if longer else None,
-            )
+            return _refusal(request, error)
         vectors = np.empty((n_rows, self._width), np.float32)
         self._n_arrived += 1
         self._jobs.append(_Job(request, texts, vectors, self._n_arrived))
         self._shares.arrive(self._jobs[-1])
         return None
 
-    def _n_rows(self, texts: list[list[int]]) -> int:
+    def _n_rows(self, texts: list[Tokens]) -> int:
         """The number of vectors of these texts. Raises RequestError for too many vectors of tokens."""
         if not self._is_by_token:
             return len(texts)
@@ -179,6 +211,9 @@ class Embedder:
         return n_rows
 
     def _remove(self, job: _Job) -> None:
+        if self._mixed is not None and self._mixed[0] is job:
+            self._mixed[2].end()
+            self._mixed = None
         self._jobs.remove(job)
         self._shares.leave(job)
 
@@ -193,25 +228,30 @@ class Embedder:
             client = min(waiting, key=lambda client: self._shares.order(waiting[client][0])[0])
             job = waiting[client].popleft()
             n_tokens = len(job.texts[job.n_taken])
-            if not chosen or n_tokens <= room:
+            is_mixed = isinstance(job.texts[job.n_taken], MixedInput)
+            if not chosen or (n_tokens <= room and not is_mixed):
                 chosen.append((job, job.n_taken))
                 self._shares.charge(job, n_tokens)
                 job.n_taken += 1
-                room -= n_tokens
+                room = 0 if is_mixed else room - n_tokens
                 if not job.is_complete:
                     waiting[client].append(job)
             if not waiting[client]:
                 del waiting[client]
         return chosen
 
-    def _run(self, texts: list[list[int]]) -> None:
-        """Compute texts, the i-th in slot i; a text longer than a batch in several batches."""
+    def _run(self, texts: list[list[int]]) -> list[list[npt.NDArray[np.float32]]]:
+        """Compute texts, the i-th in slot i; a text longer than a batch in several batches.
+
+        The vectors of each text's tokens, in parts; none if llama.cpp pools.
+        """
+        found: list[list[npt.NDArray[np.float32]]] = [[] for _ in texts]
         batch, capacity = self._model.batch, self._model.n_batch
         n_done = 0
         while n_done < max(map(len, texts), default=0):
             batch.clear()
-            for slot, text in enumerate(texts):
-                part = text[n_done : n_done + capacity]
+            parts = [text[n_done : n_done + capacity] for text in texts]
+            for slot, part in enumerate(parts):
                 batch.add(part, n_done, slot, n_outputs=len(part))
             with self._recorder.llama:
                 status = self._model.decode()
@@ -220,81 +260,20 @@ class Embedder:
                 raise EngineDied(f"llama.cpp could not embed {batch.n_rows} tokens (code {status})")
             self._recorder.note_steps(1, batch.n_rows, len(texts))
             n_done += capacity
+            row = 0
+            for slot, part in enumerate(parts if self._pools_here else ()):
+                found[slot].append(self._model.token_vectors(row, len(part)))
+                row += len(part)
+        return found
 
-    def _tokenized(self, request: EmbeddingRequest, cancellation: Cancellation) -> list[list[int]]:
-        """The tokens of each input. Raises RequestError, ContextExceeded, CancelledError."""
-        return [self._tokens(request, i, cancellation) for i in range(len(request.inputs))]
 
-    def _tokens(self, request: EmbeddingRequest, i: int, cancellation: Cancellation) -> list[int]:
-        """The tokens of one input. Raises RequestError, ContextExceeded, CancelledError."""
-        value, param = request.inputs[i], "documents" if request.query is not None else "input"
-        name = f"'{param}[{i}]'"
-        cancellation.check()
-        most = max_prompt_bytes(self._model.vocab, self._max_tokens)
-        if request.truncates and isinstance(value, str):
-            value = value[:most]
-        for text in (request.query, value):
-            if isinstance(text, str) and len(text) > most:
-                raise ContextExceeded(
-                    f"{name} is too large: it has {len(text):,} characters and the {self._max_tokens:,} "
-                    f"tokens of a text hold {most:,} bytes at most; cut it into pieces",
-                    param,
-                    n_prompt_tokens=len(text) * self._max_tokens // most,
-                    n_ctx=self._max_tokens,
-                )
-        tokens = self._tokens_of(request.query, value, cancellation)
-        n_vocab = self._model.vocab.n_tokens
-        if (bad := next((t for t in tokens if not 0 <= t < n_vocab), None)) is not None:
-            raise RequestError(f"token id {bad} in {name} is outside the vocabulary of {n_vocab}", param)
-        if not tokens:
-            raise RequestError(f"{name} is empty, so there is nothing to embed", param)
-        if request.truncates:
-            tokens = self._cut(tokens, request.query, value, cancellation)
-        if len(tokens) > self._max_tokens:
-            raise ContextExceeded(
-                f"{name} is too large: it has {len(tokens):,} tokens and a text may have "
-                f"{self._max_tokens:,}; cut it into pieces, or serve with a larger --n-ctx where the model "
-                "was trained on more",
-                param,
-                n_prompt_tokens=len(tokens),
-                n_ctx=self._max_tokens,
-            )
-        return tokens
-
-    def _cut(
-        self,
-        tokens: list[int],
-        query: str | None,
-        value: str | tuple[int, ...],
-        cancellation: Cancellation,
-    ) -> list[int]:
-        """The tokens without the end of the text, where they are too many; all if a query leaves no room."""
-        if len(tokens) <= self._max_tokens:
-            return tokens
-        if query is not None and len(self._tokens_of(query, "", cancellation)) >= self._max_tokens:
-            return tokens
-        n_after = self._n_after(query, value, cancellation)
-        return tokens[: self._max_tokens - n_after] + tokens[len(tokens) - n_after :]
-
-    def _n_after(self, query: str | None, value: str | tuple[int, ...], cancellation: Cancellation) -> int:
-        """How many tokens stand after a text: the model's last special token, or the end of its template."""
-        if not isinstance(value, str):
-            return 0
-        vocab = self._model.vocab
-        if query is None:
-            alone = self._texts.tokens("", cancellation, add_special=True)
-            return int(bool(alone) and alone[-1] in (vocab.eos, vocab.sep))
-        if self._template is None:
-            return int(vocab.adds_eos)
-        after = self._template.rpartition("{document}")[2].replace("{query}", query)
-        return len(self._texts.tokens(after, cancellation, add_special=False))
-
-    def _tokens_of(
-        self, query: str | None, value: str | tuple[int, ...], cancellation: Cancellation
-    ) -> list[int]:
-        if not isinstance(value, str):
-            return list(value)
-        if query is not None:
-            tokenize = partial(self._texts.tokens, cancellation=cancellation, add_special=False)
-            return rerank_tokens(self._model.vocab, tokenize, self._template, query, value)
-        return self._texts.tokens(value, cancellation, add_special=True)
+def _refusal(request: EmbeddingRequest, error: RequestError) -> Embedded:
+    longer = error if isinstance(error, ContextExceeded) else None
+    return Embedded(
+        request.id,
+        n_tokens=[longer.n_prompt_tokens] if longer and longer.n_prompt_tokens else [],
+        error=str(error),
+        error_code=error.code,
+        error_param=error.param,
+        error_n_ctx=longer.n_ctx if longer else None,
+    )

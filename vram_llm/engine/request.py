@@ -239,14 +239,16 @@ class Request:
 class EmbeddingRequest:
     """Texts to embed, each as text (tokenized by the engine, special tokens parsed) or token ids.
 
-    With a `query`, a reranker scores each text as an answer to it. `truncates`: the end of a text that is too
-    long is left out; else the request is refused. `client`, `weight`, `arrived_at`: see Request.
+    With a `query`, a reranker scores each text as an answer to it. `images` has a tuple for each input (token
+    ids have no images), or is empty. `truncates`: the end of a text without images that is too long is left
+    out; else the request is refused. `client`, `weight`, `arrived_at`: see Request.
     """
 
     id: str
     inputs: tuple[str | tuple[int, ...], ...]
     query: str | None = None
     truncates: bool = False
+    images: tuple[tuple[Image, ...], ...] = ()
     client: str = ""
     weight: float = 1.0
     arrived_at: float | None = field(default=None, compare=False)

@@ -289,9 +289,17 @@ class LoadedModel:
 
     @property
     def can_split_texts(self) -> bool:
-        """Whether several batches may compute one text: its last token is the output, and sees the others."""
-        from_last = self.plan.context.pooling in (Pooling.LAST, Pooling.RANK)
-        return from_last and self.cells.exist and bool(C.llama_get_causal_attn(self._ctx))
+        """Whether several batches may compute one text: each token sees the earlier ones alone.
+
+        The output is then that of the last token, or the engine pools.
+        """
+        context = self.plan.context
+        from_last = context.pooling in (Pooling.LAST, Pooling.RANK)
+        return (
+            (from_last or context.pools_in_engine)
+            and self.cells.exist
+            and bool(C.llama_get_causal_attn(self._ctx))
+        )
 
     def memory_use(self) -> dict[str, MemoryUse]:
         """Bytes that llama.cpp holds per device id of the plan, and for "host" (all CPU buffer types)."""

@@ -7,7 +7,7 @@ from typing import Any
 from vram_llm.llama import bindings as b
 from vram_llm.llama.bindings import C
 from vram_llm.model.metadata_override import MetadataOverride
-from vram_llm.model.pooling import NUMBERS
+from vram_llm.model.pooling import NUMBERS, Pooling
 from vram_llm.model.quants import KV_TYPES
 from vram_llm.planner.context import NO_TENSOR
 from vram_llm.planner.rope import Rope, RopeScaling
@@ -130,7 +130,8 @@ def context_params(context: Context) -> Any:
     params.n_rs_seq = context.n_mtp  # states to go back to; llama.cpp keeps none of plain attention
     params.no_perf = True
     if context.pooling is not None:
-        params.embeddings, params.pooling_type = True, NUMBERS[context.pooling]
+        pooling = Pooling.NONE if context.pools_in_engine else context.pooling
+        params.embeddings, params.pooling_type = True, NUMBERS[pooling]
     return params
 
 

@@ -53,12 +53,9 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
     if pooling is not None and workload.draft is not None:
         raise BadPlan("embeddings are not drafted: leave --draft out")
     trained = profile.context_length or Workload.DEFAULT_N_CTX
-    has_classifier = any(tensor.name.startswith("cls.") for tensor in profile.output_tensors)
-    if pooling is Pooling.RANK and not has_classifier:
-        raise BadPlan(
-            f"{profile.name} has no classifier to rank documents with; serve a reranker, or pool otherwise"
-        )
-    is_whole = pooling is not None and _needs_whole_texts(profile, pooling)
+    _check_classifier(profile, pooling)
+    sees_images = _embeds_images(profile, workload, pooling)
+    is_whole = pooling is not None and not sees_images and _needs_whole_texts(profile, pooling)
     default = Workload.DEFAULT_TEXT if is_whole else Workload.DEFAULT_N_CTX
     wanted = trained if workload.n_ctx == 0 else workload.n_ctx or min(default, trained)
     wanted = min(wanted, trained) if is_whole else wanted
@@ -96,6 +93,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
         rope=workload.rope,
         kv_unified=workload.kv_unified,
         pooling=pooling,
+        pools_in_engine=sees_images,
         backend_sampling=pooling is None and _samples_on_device(machine, workload),
         op_offload=bool(workload.op_offload),
         kv_offload=workload.kv_offload is not False,
@@ -160,6 +158,29 @@ def _samples_on_device(machine: Machine, workload: Workload) -> bool:
         return workload.backend_sampling is BackendSampling.ON
     kinds = {device.kind for device in machine.devices}
     return bool(kinds) and kinds <= SAMPLING_KINDS and workload.n_gpu_layers != 0
+
+
+def _check_classifier(profile: ModelProfile, pooling: Pooling | None) -> None:
+    """Raises BadPlan if the model is to rank and cannot."""
+    has_classifier = any(tensor.name.startswith("cls.") for tensor in profile.output_tensors)
+    if pooling is Pooling.RANK and not has_classifier:
+        raise BadPlan(
+            f"{profile.name} has no classifier to rank documents with; serve a reranker, or pool otherwise"
+        )
+
+
+def _embeds_images(profile: ModelProfile, workload: Workload, pooling: Pooling | None) -> bool:
+    """Whether embeddings may be of images, which are batches of their own. Raises BadPlan."""
+    if pooling is None or workload.mmproj is None:
+        return False
+    if pooling is Pooling.RANK:
+        raise BadPlan("documents are ranked by their text alone: leave --mmproj or --pooling rank out")
+    if not (profile.has_memory and profile.is_causal):
+        raise BadPlan(
+            f"{profile.name} computes a text all at once, so that images have no place in it: "
+            "leave --mmproj out"
+        )
+    return True
 
 
 def _needs_whole_texts(profile: ModelProfile, pooling: Pooling) -> bool:

@@ -167,6 +167,7 @@ class Context:
     rope: Rope = AS_IN_FILE
     kv_unified: bool = True  # one cache for all sequences; else each has its own
     pooling: Pooling | None = None  # pooling of embeddings; None: the model generates text
+    pools_in_engine: bool = False  # llama.cpp gives a vector for each row: images are batches of their own
     backend_sampling: bool = False  # the output's device samples tokens, for requests that allow it
     op_offload: bool = False  # the first device computes prompts with weights that are on the host
     kv_offload: bool = True  # KV cache and states are on their layer's device; else on the host

@@ -36,7 +36,11 @@ _MOST_INT16 = 32760.0  # llama.cpp's
 _STRING = {"type": "string"}
 _TOKENS = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
 _OBJECTS = (
-    {"type": "object", "properties": {"prompt_string": _STRING}, "required": ["prompt_string"]},
+    {
+        "type": "object",
+        "properties": {"prompt_string": _STRING, "multimodal_data": {"type": "array", "items": _STRING}},
+        "required": ["prompt_string"],
+    },
     {"type": "object", "properties": {"content": {"type": "array"}}, "required": ["content"]},
 )
 _INPUT = {
@@ -129,13 +133,18 @@ async def _embed(serving: ServingContext, http: Request, *, native: bool) -> Res
         raise RequestError(
             f"'dimensions' is {n} and the model's embeddings have {info.n_pooled} numbers", "dimensions"
         )
-    inputs = await embedding_inputs(given, info.n_vocab, serving.engine, field)
+    media = serving.request_images(info)
+    found = await embedding_inputs(given, info.n_vocab, serving.engine, field, media)
+    inputs, images = found.prompts, found.images
     if len(inputs) > MAX_INPUTS:
         raise RequestError(f"'{field}' has {len(inputs):,} texts; {MAX_INPUTS:,} is the most", field)
-    if "" in inputs:
-        raise RequestError(f"'{field}[{inputs.index('')}]' is empty", field)
+    empty = (i for i, given in enumerate(inputs) if given == "" and not (images and images[i]))
+    if (i := next(empty, None)) is not None:
+        raise RequestError(f"'{field}[{i}]' is empty", field)
+    if images and fields.truncate:
+        raise RequestError("'truncate' shortens texts without images alone; leave it out", "truncate")
     request = EmbeddingRequest(
-        id=f"embd-{uuid4().hex}", inputs=tuple(inputs), truncates=bool(fields.truncate)
+        id=f"embd-{uuid4().hex}", inputs=inputs, images=images, truncates=bool(fields.truncate)
     )
     answer = await while_connected(http.receive, serving.embed(request))
     if answer is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from fastapi import APIRouter, Request
 
@@ -103,13 +103,12 @@ def modalities(pooling: Pooling | None, inputs: Inputs) -> Modalities:
 
 def model_capabilities(name: str, pooling: Pooling | None, inputs: Inputs) -> ModelCapabilities:
     """The abilities of a model with this pooling."""
+    does: Literal["completion", "embedding", "rerank"] = "completion"
     if pooling is not None:
-        return ModelCapabilities(
-            name=name, model=name, capabilities=["rerank" if pooling is Pooling.RANK else "embedding"]
-        )
+        does = "rerank" if pooling is Pooling.RANK else "embedding"
     is_multimodal = inputs.takes_images or inputs.takes_audio
     return ModelCapabilities(
-        name=name, model=name, capabilities=["completion", "multimodal"] if is_multimodal else ["completion"]
+        name=name, model=name, capabilities=[does, "multimodal"] if is_multimodal else [does]
     )
 
 

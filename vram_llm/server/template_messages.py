@@ -166,15 +166,16 @@ def _text(message: Message, at: str, images: RequestImages) -> str:
     for i, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if message.role == "user" and kind == "image_url":
-            shown.append(_image(part, f"{at}[{i}]", images))
+            shown.append(image_mark(part, f"{at}[{i}]", images))
         elif message.role == "user" and kind in ("input_audio", "audio_url"):
-            shown.append(_audio(part, kind, f"{at}[{i}]", images))
+            shown.append(audio_mark(part, kind, f"{at}[{i}]", images))
         elif message.role != "assistant" or kind not in ("thinking", "reasoning"):
             shown.append(_part(part, f"{at}[{i}]"))
     return images.joined(shown)
 
 
-def _image(part: dict[str, Any], at: str, images: RequestImages) -> str:
+def image_mark(part: dict[str, Any], at: str, images: RequestImages) -> str:
+    """The mark of an `image_url` part. Raises RequestError."""
     check_names(_left(part, "type", "image_url"), at, PART_IGNORED)
     at = f"{at}.image_url"
     image = part.get("image_url")
@@ -187,8 +188,8 @@ def _image(part: dict[str, Any], at: str, images: RequestImages) -> str:
     return images.from_url(image.get("url"), f"{at}.url")
 
 
-def _audio(part: dict[str, Any], kind: str, at: str, images: RequestImages) -> str:
-    """OpenAI's `input_audio`, whose `format` the file itself tells, or vLLM's `audio_url`."""
+def audio_mark(part: dict[str, Any], kind: str, at: str, images: RequestImages) -> str:
+    """The mark of OpenAI's `input_audio`, whose `format` the file itself tells, or vLLM's `audio_url`."""
     check_names(_left(part, "type", kind), at, PART_IGNORED)
     at, audio = f"{at}.{kind}", part.get(kind)
     if not isinstance(audio, dict):

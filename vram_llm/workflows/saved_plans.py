@@ -92,8 +92,8 @@ def profile_of(plan: "Plan") -> ModelProfile:
 def check_loadable(plan: "Plan") -> None:
     check_type("plan", plan, Plan)
     kinds = {companion.kind for companion in plan.companions}
-    if CompanionKind.MMPROJ in kinds and plan.context.pooling is not None:
-        raise BadPlan("embeddings are made of text alone: plan without --mmproj, or without --pooling")
+    if CompanionKind.MMPROJ in kinds and plan.context.pooling and not plan.context.pools_in_engine:
+        raise BadPlan("this plan pools text alone and has a projector: plan again")
     paths = (plan.model.path, *(companion.path for companion in plan.companions))
     if away := [path for path in paths if is_remote(path)]:
         raise BadPlan(

@@ -4,10 +4,11 @@ Among a sequence's tokens, each row of an image or sound has an id below 0 made 
 files at the same place have equal ids, different ones different ids. llama.cpp never gets these ids.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TypeVar
 
 from vram_llm.engine.inputs.tokenize import PromptTokenizer
 from vram_llm.engine.request import Image, Request
@@ -17,6 +18,7 @@ from vram_llm.llama.multimodal.audio_files import AudioFile, AudioUnreadable, au
 from vram_llm.llama.multimodal.encoder import Bitmap, ImageReader, ImageRows, Recording, size_of
 from vram_llm.llama.multimodal.image_files import ImageUnreadable
 
+T = TypeVar("T")
 MAX_PIXELS = 40_000_000  # of all images of a request; reading takes a few times 3 bytes for each
 MAX_AUDIO_S = 1800.0  # of all audio files of a request; reading takes some 150 KB a second
 _LEAST_AUDIO_S = 0.1
@@ -48,6 +50,10 @@ class ImagePrompts:
         self._last = (request, reading)
         return reading
 
+    def submit(self, work: Callable[[], T]) -> "Future[T]":
+        """Start `work` in the thread that reads images."""
+        return self._reading.submit(work)
+
     def forget(self) -> None:
         """Drop the last request, which may hold many megabytes."""
         self._last = None
@@ -59,19 +65,12 @@ class ImagePrompts:
 
     def _read(self, request: Request) -> TokenizedPrompt:
         assert isinstance(request.prompt, str)
-        self._tokenizer.check_length(request.prompt)
         tokens: list[int] = []
         spans: list[ImageSpan] = []
-        for part in self._parts(request.prompt, request.images, add_special=request.add_bos):
+        for part in self.parts(request.prompt, request.images, add_special=request.add_bos):
             if isinstance(part, list):
                 tokens += part
                 continue
-            if part.n_rows > self._max_rows and self._reader.sees_all_at_once(part):
-                raise RequestError(
-                    f"an image or sound comes to {part.n_rows:,} rows, which this model has to see at once, "
-                    f"and a micro-batch holds {self._max_rows:,}; serve with --n-ubatch {part.n_rows}",
-                    request.images[0].field,
-                )
             spans.append(ImageSpan(len(tokens), part.n_rows, part.n_positions, part))
             tokens += [_id_of(part.name, len(spans))] * part.n_rows
         if spans and spans[-1].start + spans[-1].count == len(tokens):
@@ -79,11 +78,25 @@ class ImagePrompts:
         self._tokenizer.check_room(tokens)
         return TokenizedPrompt(tokens, tuple(spans))
 
+    def parts(self, text: str, images: Sequence[Image], *, add_special: bool) -> list[list[int] | ImageRows]:
+        """The runs of tokens and the images of a prompt. Raises RequestError, ContextExceeded."""
+        self._tokenizer.check_length(text)
+        parts = self._parts(text, images, add_special=add_special)
+        for part in parts:
+            if isinstance(part, list) or part.n_rows <= self._max_rows:
+                continue
+            if self._reader.sees_all_at_once(part):
+                raise RequestError(
+                    f"an image or sound comes to {part.n_rows:,} rows, which this model has to see at once, "
+                    f"and a micro-batch holds {self._max_rows:,}; serve with --n-ubatch {part.n_rows}",
+                    images[0].field,
+                )
+        return parts
+
     def _parts(
         self, text: str, images: Sequence[Image], *, add_special: bool, sizes_only: bool = False
     ) -> list[list[int] | ImageRows]:
-        _check_sizes([image for image in images if not image.is_audio])
-        recordings = iter(_checked_audio([image for image in images if image.is_audio]))
+        recordings = iter(check_media(images))
         parts: list[str | Bitmap | Recording] = []
         done = 0
         for image in images:
@@ -103,6 +116,12 @@ class ImagePrompts:
             )
         except ImageUnreadable as error:
             raise _refused(images[0], error) from None
+
+
+def check_media(images: Sequence[Image]) -> list[AudioFile]:
+    """Check the sizes of a request's images and sound, and return its sound. Raises RequestError."""
+    _check_sizes([image for image in images if not image.is_audio])
+    return _checked_audio([image for image in images if image.is_audio])
 
 
 def _check_sizes(images: Sequence[Image]) -> None:

@@ -10,9 +10,10 @@ several rows share one position. Some models have no causal mask among the rows 
 import ctypes
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import llama_cpp.mtmd_cpp as M  # noqa: N812 - the C side
 
@@ -230,13 +231,26 @@ class ImageReader:
         self._encoded = image
         return True
 
-    def decode(self, image: ImageRows, position: int, sequence: int) -> int:
+    def decode(
+        self,
+        image: ImageRows,
+        position: int,
+        sequence: int,
+        note_batch: Callable[[int], None] | None = None,
+    ) -> int:
         """Compute the encoded image's rows in a sequence of the context, from `position` on.
 
         The result is llama_decode's: 0, or 1 if there was no room; then some of its cells may be taken.
+        `note_batch` is called after each batch, with the number of its rows.
         """
         assert self._encoded is image
         end = C.llama_pos(position)
+
+        def note(batch: Any, _: object) -> int:
+            assert note_batch is not None
+            note_batch(batch.contents.n_tokens)
+            return 0
+
         return int(
             M.mtmd_helper_decode_image_chunk(
                 self._mtmd,
@@ -247,7 +261,7 @@ class ImageReader:
                 sequence,
                 C.llama_n_batch(self._ctx),
                 ctypes.byref(end),
-                M.mtmd_helper_post_decode_callback(0),
+                M.mtmd_helper_post_decode_callback(note if note_batch is not None else 0),
                 None,
             )
         )

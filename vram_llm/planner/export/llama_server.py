@@ -38,6 +38,10 @@ _PROMPT_CACHE_REMARKS = (
     "--cache-ram and --ctx-checkpoints are 0 because the plan reserves no host memory for llama-server's",
     "prompt caches; raise them if the host has memory to spare.",
 )
+_POOLING_REMARKS = (
+    "llama-server pools each micro-batch by itself: of an input with images the part after the last image,",
+    "and it refuses texts longer than --ubatch-size.",
+)
 
 
 def settings(
@@ -249,6 +253,7 @@ def remarks(plan: Plan, exported: ExportedDevices) -> tuple[str, ...]:
         f"{plan.model.name} {plan.model.quantization}, as planned",
         *exported.remarks,
         *fewer_rows,
+        *(_POOLING_REMARKS if context.pools_in_engine and context.pooling is not Pooling.LAST else ()),
         *_disk_remarks(plan),
         *_PROMPT_CACHE_REMARKS,
     )

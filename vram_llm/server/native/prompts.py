@@ -63,19 +63,20 @@ async def _of_object(
     text, data = given["prompt_string"], given.get("multimodal_data")
     if data is None or data == []:
         return await _text_or_tokens(text, f"{at}.prompt_string", info, serving), ()
-    if not isinstance(data, list):
-        raise RequestError(
-            f"'{at}.multimodal_data' must be a list of strings in base64", f"{at}.multimodal_data"
-        )
     images = serving.request_images(info)
-    marks = [images.from_any(item, f"{at}.multimodal_data[{i}]") for i, item in enumerate(data)]
-    return _with_images(text, marks, images, f"{at}.prompt_string")
+    marks = marks_of(data, images, f"{at}.multimodal_data")
+    return images.placed(with_marks(text, marks, f"{at}.prompt_string"))
 
 
-def _with_images(
-    text: object, marks: list[str], images: RequestImages, at: str
-) -> tuple[str, tuple[Image, ...]]:
-    """The text without markers, and the images in their places. Raises RequestError."""
+def marks_of(data: object, images: RequestImages, at: str) -> list[str]:
+    """The marks of `multimodal_data`, files in base64. Raises RequestError."""
+    if not isinstance(data, list):
+        raise RequestError(f"'{at}' must be a list of strings in base64", at)
+    return [images.from_any(item, f"{at}[{i}]") for i, item in enumerate(data)]
+
+
+def with_marks(text: object, marks: list[str], at: str) -> str:
+    """The text with the marks of images in the places of its media markers. Raises RequestError."""
     if not isinstance(text, str):
         raise RequestError(f"'{at}' must be a string where there are images", at)
     parts = _MARKERS.split(text)
@@ -85,7 +86,7 @@ def _with_images(
             "'media_marker' of GET /props",
             at,
         )
-    return images.placed("".join(part + mark for part, mark in zip(parts, [*marks, ""], strict=True)))
+    return "".join(part + mark for part, mark in zip(parts, [*marks, ""], strict=True))
 
 
 async def _text_or_tokens(
