@@ -221,6 +221,8 @@ class EventStream(Response, Generic[Item]):
         self.background = None
         self._ping_interval_s = ping_interval_s or None
         self._silent = True  # since the last ping
+        self._has_begun = False  # whether the headers are sent
+        self._beginning = asyncio.Lock()
         self._writer = writer
         self._events = events
         self._refuse = refuse
@@ -230,58 +232,53 @@ class EventStream(Response, Generic[Item]):
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._events) as events:
-            first = asyncio.ensure_future(self._first_bytes(events))
+            pinging = asyncio.create_task(self._ping(send))
             try:
-                await asyncio.wait({first}, timeout=self._ping_interval_s)
-                if first.done() and (error := first.exception()) is not None:  # it gets its own status
-                    assert isinstance(error, Exception)
-                    if isinstance(error, REPLAYED):
-                        raise error
-                    _log(error)
+                last = await self._write(events, send)
+            except Exception as error:
+                await cancel_and_wait(pinging)  # it may be about to send the headers
+                if not self._has_begun and isinstance(error, REPLAYED):
+                    raise
+                _log(error)
+                if not self._has_begun:  # the error gets its own status
                     await self._refuse(error)(scope, receive, send)
                     return
-                await send({"type": "http.response.start", "status": 200, "headers": HEADERS[:]})
-                pinging = asyncio.ensure_future(self._ping(send))
-                try:
-                    last = await self._write(first, events, send)
-                finally:
-                    await cancel_and_wait(pinging)
-                await send_body(send, last, more=False)
+                last = self._writer.failure(error)  # the stream's last line
             finally:
-                await cancel_and_wait(first)
+                await cancel_and_wait(pinging)
+            await send_body(send, last, more=False)
 
-    async def _first_bytes(self, events: AsyncGenerator[tuple[int, Item], None]) -> bytes:
-        """The opening, and the bytes of the first event that has any."""
+    async def _write(self, events: AsyncGenerator[tuple[int, Item], None], send: Send) -> bytes:
+        """Send all bytes but the last, and return those. The opening goes with the first event's bytes."""
         opening = self._writer.opening()
         async for index, event in events:
             if chunk := self._writer.event(index, event):
-                return opening + chunk
-        return opening
-
-    async def _write(
-        self, first: asyncio.Future[bytes], events: AsyncGenerator[tuple[int, Item], None], send: Send
-    ) -> bytes:
-        """Send all bytes but the last, and return those."""
-        try:
-            await self._send(send, b"" if first.done() else COMMENT)
-            await self._send(send, await first)
-            async for index, event in events:
-                await self._send(send, self._writer.event(index, event))
-            return self._writer.closing()
-        except Exception as error:  # too late for a status: the stream's last line
-            _log(error)
-            return self._writer.failure(error)
+                await self._send(send, opening + chunk)
+                opening = b""
+        if opening or not self._has_begun:
+            await self._send(send, opening)
+        return self._writer.closing()
 
     async def _send(self, send: Send, chunk: bytes) -> None:
+        self._silent = False
+        if not self._has_begun:
+            await self._begin(send)
         if chunk:
-            self._silent = False
             await send_body(send, chunk)
+
+    async def _begin(self, send: Send) -> None:
+        """Send the headers, unless they are sent."""
+        async with self._beginning:
+            if not self._has_begun:
+                await send({"type": "http.response.start", "status": 200, "headers": HEADERS[:]})
+                self._has_begun = True
 
     async def _ping(self, send: Send) -> None:
         while self._ping_interval_s is not None:
             self._silent = True
             await asyncio.sleep(self._ping_interval_s)  # after this much silence, a comment is due
             if self._silent:
+                await self._begin(send)
                 await send_body(send, COMMENT)
 
 
