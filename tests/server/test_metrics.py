@@ -93,6 +93,11 @@ def rig(connect: Connect, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -
 # -- names ---------------------------------------------------------------------------------------
 
 
+async def test_the_start_is_in_llama_servers_header(rig: httpx.AsyncClient) -> None:
+    reply = await rig.get("/metrics")
+    assert int(reply.headers["process-start-time-unix"]) > 0
+
+
 async def test_the_names_of_others_are_there(rig: httpx.AsyncClient) -> None:
     samples = await scrape(rig)
     assert [name for name in VLLM if f"vllm:{name}" not in samples] == []

@@ -37,6 +37,7 @@ def _words(line: str, devices: LlamaDevices = _CARDS) -> str:
         ("--ctx_size 0", "--n-ctx 0"),
         ("-c 1 -c 2", "--n-ctx 2"),
         ("-np 1", "--parallel 1"),
+        ("--slot-save-path here", "--slot-save-path here --cache-reuse 1"),
         ("-np 4", "--parallel 4 --no-kv-unified"),
         ("-np 4 -kvu", "--parallel 4 --kv-unified"),
         ("-np -1 --no-kv-unified", "--parallel 4 --kv-unified"),

@@ -57,6 +57,12 @@ def _cache_ram(found: Translation, given: Given) -> None:
         found.add("--slots-ram", f"{given.value}{_MIB_UNIT}" if given.value != "0" else "0")
 
 
+def _slot_save_path(found: Translation, given: Given) -> None:
+    """llama-server saves prompts of any length, so they are kept from the first token on."""
+    found.add("--slot-save-path", str(given.value))
+    found.add("--cache-reuse", "1")
+
+
 def _template_variables(found: Translation, given: Given) -> None:
     try:
         variables = json.loads(str(given.value))
@@ -112,6 +118,7 @@ def _version(_found: Translation, _given: Given) -> None:
 
 
 RULES: Mapping[str, Callable[[Translation, Given], None]] = {
+    "slot_save_path": _slot_save_path,
     **MODEL_RULES,
     **ROPE_RULES,
     **PLACEMENT_RULES,

@@ -63,7 +63,7 @@ SERVER_FLAGS = (
     row("--props", _SWITCH, Words(("--props",)), "LLAMA_ARG_ENDPOINT_PROPS"),
     row("--slots / --no-slots", _ON_OFF, OnOff(Always(_ROUTE), Words(("--no-slots",))),
         "LLAMA_ARG_ENDPOINT_SLOTS"),
-    row("--slot-save-path", _TEXT, Option("--slot-save-path")),
+    row("--slot-save-path", _TEXT, Rule("slot_save_path")),
     row("--media-path", _TEXT, Option("--image-dir")),
     row("--sleep-idle-seconds", _INT, ByValue({"-1": Always("the model stays loaded")}, Option("--ttl"))),
     row("-cb --cont-batching / -nocb --no-cont-batching", _ON_OFF, OnOff(

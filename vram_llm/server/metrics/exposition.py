@@ -74,6 +74,7 @@ def metrics_router(serving: ServingContext, readings: SystemReadings) -> APIRout
     text, collector = TextSink(), ServerCollector(engine)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
+    begun = {"process-start-time-unix": str(int(serving.clock()))}  # llama-server's header
 
     @router.get(
         "/metrics",
@@ -89,9 +90,9 @@ def metrics_router(serving: ServingContext, readings: SystemReadings) -> APIRout
                 add_families(text, engine, reading)
             finally:
                 body = text.take()
-            return Response(body, headers={"content-type": _TEXT})
+            return Response(body, headers={"content-type": _TEXT, **begun})
         collector.reading = reading
         encode, content_type = choose_encoder(accepted)
-        return Response(encode(registry), headers={"content-type": content_type})
+        return Response(encode(registry), headers={"content-type": content_type, **begun})
 
     return router
