@@ -49,7 +49,11 @@ def test_the_next_command_keeps_what_was_given(tmp_path: Path) -> None:
         (["tiny.gguf", "--floor", "--emit", "env"], 64, "--floor prints tables of its own: leave --emit out"),
         (["tiny.gguf", "--floor", "--explain"], 64, "leave --explain out"),
         (["tiny.gguf", "--floor", "--compare", "RTX 3060"], 64, "leave --compare out"),
-        (["tiny.gguf", "--floor", "--draft", "tiny.gguf"], 23, "leave adapters, control vectors, projector and draft"),
+        (
+            ["tiny.gguf", "--floor", "--draft", "tiny.gguf"],
+            23,
+            "leave adapters, control vectors, projector and draft",
+        ),
         (["tiny.gguf", "--floor", "-ngl", "2"], 23, "leave the options of the split out"),
         ([".", "--floor"], 64, ". holds 2 models, and --floor is for one: name it"),
     ],

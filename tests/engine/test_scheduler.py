@@ -408,4 +408,4 @@ class Engine(RuleBasedStateMachine):
 
 
 Engine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
-TestEngine = Engine.TestCase
+TestEngine = pytest.mark.process(Engine.TestCase)  # computes for seconds

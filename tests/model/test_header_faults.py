@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from bench.headers import MOST_BYTES, MOST_S, run_case
 from tests.model.header_faults import FAULTS, case
 
 N_CASES = 500  # each fault is in nine of them or more
 
 
+@pytest.mark.process  # computes for seconds
 def test_mutated_headers_are_read_or_refused_in_a_sentence() -> None:
     results = [(number, *run_case(number)) for number in range(N_CASES)]
     assert [each for each in results if each[1].startswith("crash")] == []

@@ -58,6 +58,7 @@ def _one(model: LoadedModel, grammar: Grammar, **options: Any) -> tuple[str, Tok
     return _run(Loop(model), _request("one", grammar, **options))["one"]
 
 
+@pytest.mark.process  # computes for seconds
 def test_a_hundred_nested_schemas_at_a_high_temperature(demo_model: LoadedModel) -> None:
     """A stream without a grammar runs with them and gets the same answer as alone."""
     schemas = {f"r{seed}": nested_schema(seed) for seed in range(100)}

@@ -268,6 +268,7 @@ def test_lookup_comes_first_if_it_finds_something(models: Models, monkeypatch: p
     assert loop.stats().n_model_drafted_tokens == 0 < loop.stats().n_drafted_tokens
 
 
+@pytest.mark.process  # computes for seconds
 @pytest.mark.usefixtures("eager")
 def test_drafts_change_no_distribution(models: Models) -> None:
     """The third and fourth tokens of 900 answers to one prompt, with drafts and without, by chi-square."""
