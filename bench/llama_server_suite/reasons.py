@@ -34,6 +34,9 @@ REASONS: Mapping[str, str] = {
         "The test looks for a mark in llama-server's own log; idle slots go to host memory here too."
     ),
     f"{_UNIT}metrics.py::test_metrics_disabled": "GET /metrics is always there; keys with scopes guard it.",
+    f"{_UNIT}metrics.py::test_metrics_prometheus_format": (
+        "llamacpp:n_tokens_max is a maximum, so a gauge; a counter's name would end in _total."
+    ),
     f"{_UNIT}proxy.py::test_mcp_no_proxy": "There is no proxy for MCP servers, so its route is unknown: 404.",
     f"{_UNIT}router.py::test_router_props": (
         "No model is installed for the tests, so the built-in one is served, and there is no router."
