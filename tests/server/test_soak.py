@@ -16,7 +16,7 @@ from vram_llm.units import MIB
 pytestmark = pytest.mark.process
 
 _SLACK = 1.05  # of memory
-_LEAST_SLACK_BYTES = 12 * MIB  # 5 % of processes so small are less than what the allocator moves
+_LEAST_SLACK_BYTES = 8 * MIB  # 5 % of processes so small are less than what the allocator moves
 
 
 def test_nothing_grows(tiny_model: Path, tmp_path: Path) -> None:

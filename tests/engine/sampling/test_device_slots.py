@@ -152,7 +152,7 @@ def test_the_last_of_two_best_tokens_is_taken_on_a_processor(device: Loop) -> No
 def test_draws_are_distributed_as_on_the_host(on_host: Loop, device: Loop, options: dict[str, Any]) -> None:
     found = [
         [
-            Counter(tokens[place] for tokens in _run(loop, *_of_one_kind(options, seed, n=600)).values())
+            Counter(tokens[place] for tokens in _run(loop, *_of_one_kind(options, seed, n=1200)).values())
             for place in (0, 1)
         ]
         for loop, seed in ((on_host, 1), (device, 10_000))
