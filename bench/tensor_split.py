@@ -6,14 +6,15 @@ Small random models of three architectures, in F32. It prints a table and exits 
 
 memory  two and three workers that count their own buffers (tests/counting_worker.py), with shares 1:1, 3:1
         and 5:3:1: each holds the planned bytes, and logits are those of a split by layers but for rounding
-speed   workers limited to shares 1:1, 3:1 and 5:3:1 of a core (bench/rig.py), calibrated: of five choices of
+speed   workers with shares 1:1, 3:1 and 5:3:1 of a core (bench/rig.py), calibrated: of five choices of
         shares, loaded together and measured in turns, the plan's are the fastest. `--split-mode auto` splits
-        by tensors on equal cores, and nowhere where whole layers are faster
+        by tensors on equal cores, and nowhere where whole layers are faster. A program takes 40 % of equal
+        cores: a quota would let workers that take turns, as in a split by layers, run at full speed
 link    a worker here and one behind a link of 2 ms each way (bench/link.py): `auto` splits by layers, which
         is faster
 
-A worker at a share of a core still runs at full speed for a millisecond after each wait, so a tensor split
-needs wide layers to be measured: the models have two. The model of `link` has twelve thin ones, with 24 sums.
+A worker with a quota still runs at full speed for a millisecond after each wait, so a tensor split needs wide
+layers to be measured: the models have two. The model of `link` has twelve thin ones, with 24 sums.
 Two cores and root are needed, and nothing else should run.
 """
 
@@ -33,7 +34,7 @@ import numpy.typing as npt
 import psutil
 
 from bench.link import shaped_link
-from bench.rig import worker
+from bench.rig import busy, worker
 from bench.uneven import FULL_CORE, SLOW_CORE, calibrated
 from tests.counting_worker import CountingWorker, counting_workers
 from tests.zoo.loadable import write_loadable
@@ -55,11 +56,14 @@ from vram_llm.workflows import detection, planning
 
 SHARES = ((1, 1), (3, 1), (5, 3, 1))
 RIGS = {  # core and share of it of each worker; the measuring program shares the second core
-    (1, 1): ((FULL_CORE, 0.8), (SLOW_CORE, 0.8)),
+    (1, 1): ((FULL_CORE, 1.0), (SLOW_CORE, 1.0)),
     (3, 1): ((FULL_CORE, 0.9), (SLOW_CORE, 0.3)),
     (5, 3, 1): ((FULL_CORE, 0.9), (SLOW_CORE, 0.54), (SLOW_CORE, 0.18)),
 }
+_TAKEN = 0.4  # of both cores, by `busy`, while equal workers are measured
 WISH = Workload(n_ctx=512, parallel=1, reserve_bytes=0, expect_depth=16)
+_N_LAYERS = 2  # of the models of `speed`
+_ON_WORKERS = replace(WISH, n_gpu_layers=_N_LAYERS + 1)  # this computer's own cores are no device of the rig
 _SHAPE = {"llama": {"ff": 8192}, "qwen3moe": {"ff": 2048}, "gemma3": {"ff": 8192}}
 _N_CHOICES = 5
 _STEPS = (0.125, 0.1875, 0.25, 0.3125)  # of everything, moved from one device to another
@@ -147,15 +151,18 @@ def speed(folder: Path, claims: Claims, effort: Effort) -> None:
     models = {architecture: _write_large(folder, architecture) for architecture in WIDE}
     for ratio, places in RIGS.items():
         with ExitStack() as stack:
+            if is_even := len(set(ratio)) == 1:
+                for core, _ in places:
+                    stack.enter_context(busy(core, _TAKEN))
             endpoints = [stack.enter_context(worker(core, share)) for core, share in places]
             machine = calibrated(endpoints, effort.seconds)
             for architecture, path in models.items():
                 name = f"{architecture} on cores {_ratio(ratio)}"
-                _compare(name, path, machine, claims, effort, is_even=len(set(ratio)) == 1)
+                _compare(name, path, machine, claims, effort, is_even=is_even)
 
 
 def _write_large(folder: Path, architecture: str) -> str:
-    model = wide(architecture, layers=2, d=2048, head=128, **_SHAPE[architecture])
+    model = wide(architecture, layers=_N_LAYERS, d=2048, head=128, **_SHAPE[architecture])
     return str(write_loadable(model, folder / f"{architecture}.gguf", "F32"))
 
 
@@ -164,7 +171,7 @@ def _compare(
 ) -> None:
     """One row: measured times of the plan's shares, four others, and whole layers."""
     auto, told, layers = (
-        planning.plan(path, machine, replace(WISH, split_mode=mode), compares=False)
+        planning.plan(path, machine, replace(_ON_WORKERS, split_mode=mode), compares=False)
         for mode in (SplitChoice.AUTO, SplitChoice.TENSOR, SplitChoice.LAYER)
     )
     others = _other_shares(told, machine)
@@ -290,8 +297,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # workers, groups and the link are taken down
     os.sched_setaffinity(0, {SLOW_CORE})
     os.nice(-15)  # ahead of other programs
-    busy = psutil.cpu_percent(interval=3)
-    print(f"other programs keep the cores {busy:.0f} % busy" + (": figures will be off" if busy > 10 else ""))
+    load = psutil.cpu_percent(interval=3)
+    print(f"other programs keep the cores {load:.0f} % busy" + (": figures will be off" if load > 10 else ""))
     claims = Claims()
     with tempfile.TemporaryDirectory() as folder:
         os.environ[DATA_DIR_VARIABLE] = folder
