@@ -12,6 +12,7 @@ from vram_llm.engine.adapters import Adapters
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, GrammarKind, Image, Request, TokenEvent
 from vram_llm.engine.slot_order import SlotDone, SlotOrder
+from vram_llm.engine.unread_events import TakeEvent
 from vram_llm.engine.wire import Embedded
 from vram_llm.errors import ContextExceeded, RequestError
 
@@ -48,6 +49,9 @@ class ScriptedEngine:
 
     async def ready(self) -> ModelInfo:
         return INFO
+
+    def offer_events(self, request_id: str, take: TakeEvent) -> None:
+        """It offers none."""
 
     def cancel(self, request_id: str, client: str | None) -> bool:
         return False

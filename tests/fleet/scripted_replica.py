@@ -15,6 +15,7 @@ from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, TokenEvent
 from vram_llm.engine.slot_order import SlotDone, SlotOrder
 from vram_llm.engine.stats import EngineStats
+from vram_llm.engine.unread_events import TakeEvent
 from vram_llm.engine.wire import Embedded
 from vram_llm.errors import EngineDied, VramLLMError
 
@@ -84,6 +85,9 @@ class ScriptedReplica:
 
     def _note_waiting(self) -> None:
         self.in_flight.waiting = frozenset(self.order[self.plan.context.parallel :])
+
+    def offer_events(self, request_id: str, take: TakeEvent) -> None:
+        """It offers none."""
 
     def cancel(self, request_id: str, client: str | None) -> bool:
         return self.in_flight.cancel(request_id, client)

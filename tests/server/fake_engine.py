@@ -14,6 +14,7 @@ from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Reque
 from vram_llm.engine.request_metrics import RequestMetrics
 from vram_llm.engine.slot_order import SlotDone, SlotOrder
 from vram_llm.engine.stats import EngineStats
+from vram_llm.engine.unread_events import TakeEvent
 from vram_llm.engine.wire import Embedded
 from vram_llm.model.pooling import Pooling
 from vram_llm.planner.types import Plan
@@ -110,6 +111,9 @@ class FakeEngine:
             if not complete:
                 self.cancelled.append(request.id)
                 self.some_cancelled.set()
+
+    def offer_events(self, request_id: str, take: TakeEvent) -> None:
+        """It offers none."""
 
     def cancel(self, request_id: str, client: str | None) -> bool:
         self.asked_to_cancel.append((request_id, client))

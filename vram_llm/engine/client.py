@@ -18,12 +18,12 @@ from vram_llm.engine.plan_source import Replan
 from vram_llm.engine.process import ProcessStarter
 from vram_llm.engine.recent_load import LoadCounts, RecentLoad
 from vram_llm.engine.request import DecodeTick, EmbeddingRequest, FinishReason, Image, Request, TokenEvent
-from vram_llm.engine.request_metrics import ABORT, RequestMetrics
+from vram_llm.engine.request_metrics import ABORT, RequestHistograms, RequestMetrics
 from vram_llm.engine.restart_policy import RestartPolicy
 from vram_llm.engine.slot_order import SlotDone, SlotOrder
 from vram_llm.engine.stats import EngineStats, with_earlier
 from vram_llm.engine.supervisor import EngineProcess, log
-from vram_llm.engine.unread_events import UnreadEvents
+from vram_llm.engine.unread_events import TakeEvent, UnreadEvents
 from vram_llm.errors import (
     ContextExceeded,
     EngineDied,
@@ -70,6 +70,7 @@ class EngineClient(EngineProcess):
         self._recent = RecentLoad(time.monotonic())
         self._tick_ids: list[str] = []  # the requests of the columns of DecodeTicks
         self._times = AnswerTimes(plan.context.parallel)
+        self._offers: dict[str, TakeEvent] = {}  # to requests that are about to run, by id
         self._images_bytes = 0
         self._n_questions = 0
         self.adapters: Adapters | None = None
@@ -98,8 +99,9 @@ class EngineClient(EngineProcess):
         engines died while they worked on it. Raises EngineDied (HandedOver), Overloaded, RequestError
         (ContextExceeded, PoisonRequest and RequestTimeout among them).
         """
+        take_at_once = self._offers.pop(request.id, None)
         self._admit(request.client)
-        events = UnreadEvents(lambda: self.in_flight.drop(request.id))
+        events = UnreadEvents(lambda: self.in_flight.drop(request.id), take_at_once)
         finished = False
         with self._count_images(request.images), self._time_limit(request, events.put):
             try:
@@ -111,11 +113,10 @@ class EngineClient(EngineProcess):
                     event = await events.take()
                     if isinstance(event, HandedOver):
                         self._metrics.forget(request.id)
-                    if isinstance(event, VramLLMError):
+                    if isinstance(event, Exception):
                         self._metrics.end(request.id, FinishReason.ERROR.value, time.monotonic())
                         raise event
                     finished = event.finish_reason is not None
-                    self._times.note_tokens(request.id, len(event.token_ids), time.monotonic())
                     if event.error_code == RequestTimeout.code:
                         raise _too_late(request.max_time_s or 0.0)
                     if event.finish_reason is FinishReason.ERROR and event.error_code in _REFUSALS:
@@ -125,6 +126,10 @@ class EngineClient(EngineProcess):
                 self.in_flight.drop(request.id)
                 self._metrics.end(request.id, ABORT, now := time.monotonic())
                 self._times.end(request.id, now, is_whole=finished)
+
+    def offer_events(self, request_id: str, take: TakeEvent) -> None:
+        """Offer events to `take` before `generate` yields them, see engine_protocol.Engine."""
+        self._offers[request_id] = take
 
     def cancel(self, request_id: str, client: str | None) -> bool:
         """End a request, see engine_protocol.Engine."""
@@ -306,8 +311,9 @@ class EngineClient(EngineProcess):
         match message:
             case DecodeTick(texts, tokens, ids):
                 self._n_unreported += len(tokens)
-                self._metrics.note_tick(ids, time.monotonic())
                 self._tick_ids = ids or self._tick_ids
+                self._metrics.note_tick(ids, now := time.monotonic())
+                self._times.note_tokens(((i, 1) for i in self._tick_ids), now)
                 columns = zip(self._tick_ids, texts, tokens, strict=True)
                 self.in_flight.deliver(
                     TokenEvent(id=i, text=text, token_ids=(token,)) for i, text, token in columns
@@ -315,8 +321,9 @@ class EngineClient(EngineProcess):
             case wire.StepEvents(events, stats):
                 self.stats, self._n_unreported = stats, 0
                 self._metrics.note_events(events, now := time.monotonic())
+                self._times.note_tokens(((event.id, len(event.token_ids)) for event in events), now)
                 if self._recent.grows(now):
-                    self._recent.note(self._load_counts(self.totals), now)
+                    self._recent.note(_load_counts(self.totals, self._metrics.histograms), now)
                 self.in_flight.deliver(events)
             case wire.Waiting(ids):
                 self.in_flight.waiting = frozenset(ids)
@@ -354,7 +361,7 @@ class EngineClient(EngineProcess):
             n_restarts=self.n_restarts,
             uptime_s=None if self._ready_at is None else now - self._ready_at,
             totals=totals,
-            recent=self._recent.rates(self._load_counts(totals), now),
+            recent=self._recent.rates(_load_counts(totals, metrics.histograms), now),
             requests=tuple(metrics.snapshots(self.in_flight.unsent, now)),
             histograms=metrics.histograms,
             endings=metrics.endings,
@@ -362,11 +369,11 @@ class EngineClient(EngineProcess):
             slots=self._slots,
         )
 
-    def _load_counts(self, totals: EngineStats) -> LoadCounts:
-        first = self._metrics.histograms.time_to_first_token_s
-        later = self._metrics.histograms.inter_token_latency_s
-        counts = totals.n_prompt_tokens, totals.n_generated_tokens
-        return LoadCounts(*counts, first.count, first.total, later.count, later.total)
+
+def _load_counts(totals: EngineStats, histograms: RequestHistograms) -> LoadCounts:
+    first, later = histograms.time_to_first_token_s, histograms.inter_token_latency_s
+    counts = totals.n_prompt_tokens, totals.n_generated_tokens
+    return LoadCounts(*counts, first.count, first.total, later.count, later.total)
 
 
 def _overloaded(reason: str, waits: Iterable[float | None]) -> Overloaded:

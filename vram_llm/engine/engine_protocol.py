@@ -8,6 +8,7 @@ from vram_llm.engine.adapters import Adapters
 from vram_llm.engine.model_info import EngineState, ModelInfo
 from vram_llm.engine.request import EmbeddingRequest, Image, Request, TokenEvent
 from vram_llm.engine.slot_order import SlotDone, SlotOrder
+from vram_llm.engine.unread_events import TakeEvent
 from vram_llm.engine.wire import Embedded
 
 MAX_CHARS = 2**20  # of the texts that a request asks to tokenize
@@ -76,4 +77,11 @@ class Engine(Protocol):
         Closing the generator, or cancelling the task that waits in it, frees the sequence. Raises
         RequestError (ContextExceeded) and Overloaded before the first event, EngineDied at any time; other
         faults arrive as an event with FinishReason.ERROR.
+        """
+
+    def offer_events(self, request_id: str, take: TakeEvent) -> None:
+        """Offer the events of a request to `take` as soon as they come. Call right before `generate` runs it.
+
+        An event is offered only while the reader of `generate` waits for it, and the last one never is. The
+        reader gets those for which `take` returns False. An engine may offer none.
         """

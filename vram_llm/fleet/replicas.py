@@ -21,6 +21,7 @@ from vram_llm.engine.process import ProcessStarter
 from vram_llm.engine.request import EmbeddingRequest, FinishReason, Image, Request, TokenEvent
 from vram_llm.engine.restart_policy import RestartPolicy
 from vram_llm.engine.slot_order import SlotDone, SlotOrder
+from vram_llm.engine.unread_events import TakeEvent
 from vram_llm.engine.wire import Embedded
 from vram_llm.errors import EngineDied, Overloaded, RequestError
 from vram_llm.fleet.engines import FleetEngine
@@ -143,6 +144,9 @@ class ReplicaSet(ReplicaGroup):
                 n_deaths = error.n_deaths
             except Overloaded as error:
                 refusals[index] = error
+
+    def offer_events(self, request_id: str, take: TakeEvent) -> None:
+        """Offers none: the router looks at each event."""
 
     def cancel(self, request_id: str, client: str | None) -> bool:
         """End a request, see engine.engine_protocol.Engine."""

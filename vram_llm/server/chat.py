@@ -11,13 +11,19 @@ from fastapi.responses import Response
 from vram_llm.chat.dialect import dialect_of
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.server.chat_writer import ChatChunks, ChatForm
+from vram_llm.server.direct_events import direct_events
 from vram_llm.server.generation import engine_requests, stream_events
 from vram_llm.server.inline_thinking import with_inline_thinking
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.logit_bias import resolve_text_biases
 from vram_llm.server.logprobs import chat_logprobs
 from vram_llm.server.openapi import generation_route
-from vram_llm.server.parsed_stream import ParsedChunks, gather_choices, parse_stream
+from vram_llm.server.parsed_stream import (
+    ChoiceParser,
+    ParsedChunks,
+    gather_choices,
+    parse_stream,
+)
 from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import ChatChoice, ChatCompletion, ReplyHead, UsageCounter
@@ -51,18 +57,20 @@ def chat_router(serving: ServingContext) -> APIRouter:
         requests = engine_requests(fields, base, info, config=serving.config)
         is_verbose = serving.config.verbose if fields.verbose is None else fields.verbose
         verbose = await verbose_object(serving.engine, base) if is_verbose else None
-        parsers = [prepared.new_parser() for _ in requests]
+        choices = [ChoiceParser(prepared.new_parser(), prepared.one_call) for _ in requests]
         clocks = clocks_of(fields, len(requests))
-        chunks = parse_stream(
-            timed(stream_events(serving.engine, requests), clocks), parsers, one_call=prepared.one_call
-        )
+        chunks = parse_stream(timed(stream_events(serving.engine, requests), clocks), choices)
         counter = UsageCounter(len(requests), record_of_request().dropped_messages)
         ping_s = serving.config.sse_ping_interval_s
         if fields.stream:
             chat_chunks = ChatChunks(head, len(requests), counter, form, include_usage=fields.include_usage)
             writer = with_timings(chat_chunks, clocks, fields, attrgetter("token"))
+            ends_early = bool(clocks) or prepared.one_call
             return EventStream(
-                writer if verbose is None else VerboseFirstChunk(writer, verbose), chunks, ping_s
+                writer if verbose is None else VerboseFirstChunk(writer, verbose),
+                chunks,
+                ping_s,
+                direct=None if ends_early else direct_events(serving.engine, requests, choices[0].feed),
             )
         likelihoods = base.logprobs is not None
         work = _reply(head, chunks, counter, clocks, form, verbose, likelihoods=likelihoods)

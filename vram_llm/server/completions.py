@@ -9,6 +9,7 @@ from fastapi.responses import Response
 
 from vram_llm.engine.request import Request as EngineRequest
 from vram_llm.engine.request import TokenEvent
+from vram_llm.server.direct_events import direct_events
 from vram_llm.server.errors import NotSupported
 from vram_llm.server.generation import CompletedChoice, collect_choices, engine_requests, stream_events
 from vram_llm.server.json_reply import JsonReply
@@ -132,7 +133,10 @@ def completions_router(serving: ServingContext) -> APIRouter:
             )
             writer = with_timings(chunks, clocks, fields, lambda event: event)
             return EventStream(
-                writer if verbose is None else VerboseFirstChunk(writer, verbose), events, ping_s
+                writer if verbose is None else VerboseFirstChunk(writer, verbose),
+                events,
+                ping_s,
+                direct=None if clocks else direct_events(serving.engine, requests, lambda event: event),
             )
 
         async def reply() -> bytes:

@@ -10,18 +10,23 @@ connection. If there are too many, the one that has been idle longest is closed,
 """
 
 import asyncio
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import httptools
 import msgspec
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from vram_llm.errors import Overloaded, RequestError
 from vram_llm.server.api_keys import client_address
 from vram_llm.server.connection_limits import ConnectionLimits
+from vram_llm.server.direct_events import with_pieces
 from vram_llm.server.errors import HeadTooLarge, TooSlow, error_body, error_kind
 from vram_llm.server.request_log import log_refusal
 from vram_llm.server.request_record import request_id
+
+if TYPE_CHECKING:
+    from uvicorn._types import HTTPScope
 
 _OFFER = frozenset({b"upgrade", b"http2-settings", b"connection"})
 _NOT_HTTP = (
@@ -118,6 +123,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse_head()
             raise RequestError("the head is too long")  # ends the parser's work
         super().on_headers_complete()
+        if self.cycle is not None:
+            scope = cast(Scope, self.cycle.scope)
+            self.cycle.scope = cast("HTTPScope", with_pieces(scope, CyclePieces(self.cycle)))
         self._stop_reading_timer()
         self._n_body_bytes = 0
         self._timer = self.loop.call_later(self.limits.check_s, self._look)
@@ -252,6 +260,24 @@ class HttpProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class CyclePieces:
+    """Writes pieces of the body that uvicorn's `cycle` sends in chunks."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next piece may be written: the client is there and reads."""
+        cycle = self._cycle
+        ends = cycle.disconnected or cycle.response_complete
+        return bool(cycle.chunked_encoding) and not (ends or cycle.flow.write_paused)
+
+    def write(self, piece: bytes) -> None:
+        """Write a piece, which is not empty."""
+        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
 
 
 def _is_answered(cycle: RequestResponseCycle | None) -> bool:

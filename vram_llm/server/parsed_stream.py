@@ -75,11 +75,14 @@ class ParsedChoice:
 
 
 @dataclass(slots=True)
-class _ChoiceParser:
-    """Parses the token events of one choice."""
+class ChoiceParser:
+    """Parses the token events of one choice; without a parser all text is content.
+
+    With `one_call`, the choice ends with its first call.
+    """
 
     parser: Parser | None
-    one_call: bool
+    one_call: bool = False
     called: bool = False
     thinks: bool = False
     undecided: int = 0  # tokens without an event so far: marks, or white space
@@ -87,6 +90,7 @@ class _ChoiceParser:
     ended: bool = False
 
     def feed(self, token: TokenEvent) -> ParsedChunk:
+        """What the next event brings."""
         events = self._parse(token)
         reason = token.finish_reason
         if self.one_call and (cut := _first_call_end(events)) is not None:
@@ -116,20 +120,17 @@ class _ChoiceParser:
         return "tool_calls" if self.called else "stop"
 
 
-async def parse_stream(
-    token_events: TokenEvents, parsers: Sequence[Parser | None], *, one_call: bool = False
-) -> ParsedChunks:
-    """Parse `token_events`, one parser per choice. With `one_call`, a choice ends with its first call.
+async def parse_stream(token_events: TokenEvents, choices: Sequence[ChoiceParser]) -> ParsedChunks:
+    """Parse `token_events`, one parser per choice.
 
     Raises what they raise; a prompt that is too long is refused with a word about `truncate`.
     """
-    choice_parsers = [_ChoiceParser(parser, one_call) for parser in parsers]
     async with aclosing(token_events):
         try:
             async for index, token in token_events:
-                if not choice_parsers[index].ended:
-                    yield index, choice_parsers[index].feed(token)
-                if all(parser.ended for parser in choice_parsers):
+                if not choices[index].ended:
+                    yield index, choices[index].feed(token)
+                if all(choice.ended for choice in choices):
                     return
         except ContextExceeded as error:
             raise with_truncate_named(error) from None

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from vram_llm.engine.request import TokenEvent
 from vram_llm.errors import VramLLMError
+from vram_llm.server.direct_events import DirectEvents, PieceWriter, pieces_of
 from vram_llm.server.errors import error_body, error_response
 from vram_llm.server.generation import cancel_and_wait, while_connected
 from vram_llm.server.replay import REPLAYED
@@ -209,6 +211,8 @@ class EventStream(Response, Generic[Item]):
     clients and proxies keep the connection (0: never). An error before the headers becomes an answer with its
     own status, made by `refuse`, or, if the model has changed, the request is handled again (replay.py); a
     later error is written by `writer`. A client that disconnects closes `events` at once.
+
+    After the first text, `direct` events are written as they come, if the connection can do that.
     """
 
     def __init__(
@@ -217,11 +221,15 @@ class EventStream(Response, Generic[Item]):
         events: AsyncGenerator[tuple[int, Item], None],
         ping_interval_s: float,
         refuse: Callable[[Exception], Response] = error_response,
+        *,
+        direct: DirectEvents[Item] | None = None,
     ) -> None:
         self.background = None
+        self._direct = direct
         self._ping_interval_s = ping_interval_s or None
         self._silent = True  # since the last ping
         self._has_begun = False  # whether the headers are sent
+        self._is_open = False  # whether an event's bytes are
         self._beginning = asyncio.Lock()
         self._writer = writer
         self._events = events
@@ -234,7 +242,7 @@ class EventStream(Response, Generic[Item]):
         async with aclosing(self._events) as events:
             pinging = asyncio.create_task(self._ping(send))
             try:
-                last = await self._write(events, send)
+                last = await self._write(events, send, pieces_of(scope))
             except Exception as error:
                 await cancel_and_wait(pinging)  # it may be about to send the headers
                 if not self._has_begun and isinstance(error, REPLAYED):
@@ -248,16 +256,34 @@ class EventStream(Response, Generic[Item]):
                 await cancel_and_wait(pinging)
             await send_body(send, last, more=False)
 
-    async def _write(self, events: AsyncGenerator[tuple[int, Item], None], send: Send) -> bytes:
+    async def _write(
+        self, events: AsyncGenerator[tuple[int, Item], None], send: Send, pieces: PieceWriter | None
+    ) -> bytes:
         """Send all bytes but the last, and return those. The opening goes with the first event's bytes."""
         opening = self._writer.opening()
+        if self._direct is not None and pieces is not None:
+            self._direct.offer(partial(self._take, self._direct.read, pieces))
         async for index, event in events:
             if chunk := self._writer.event(index, event):
                 await self._send(send, opening + chunk)
-                opening = b""
+                opening, self._is_open = b"", True
         if opening or not self._has_begun:
             await self._send(send, opening)
         return self._writer.closing()
+
+    def _take(self, read: Callable[[TokenEvent], Item], pieces: PieceWriter, event: TokenEvent) -> bool:
+        """Write an event at once; False: the connection is not ready for it.
+
+        Of the events before the first text, those of the prompt's progress are passed over.
+        """
+        if not self._is_open:
+            return event.prompt_done is not None
+        if not pieces.is_ready:
+            return False
+        if chunk := self._writer.event(0, read(event)):
+            self._silent = False
+            pieces.write(chunk)
+        return True
 
     async def _send(self, send: Send, chunk: bytes) -> None:
         self._silent = False

@@ -23,7 +23,13 @@ from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.known_fields import Fields, Neutral, check_fields
 from vram_llm.server.multipart import FORM, FormPart
 from vram_llm.server.openapi import generation_route
-from vram_llm.server.parsed_stream import ParsedChunk, ParsedChunks, gather_choices, parse_stream
+from vram_llm.server.parsed_stream import (
+    ChoiceParser,
+    ParsedChunk,
+    ParsedChunks,
+    gather_choices,
+    parse_stream,
+)
 from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.read_body import read_form
 from vram_llm.server.replies import Ending, UsageCounter
@@ -137,7 +143,7 @@ def transcriptions_router(serving: ServingContext) -> APIRouter:
         )
         base = prepared.request(f"trans-{uuid4().hex}", fields.max_tokens)
         requests = engine_requests(sampling, base, info, config=serving.config)
-        chunks = parse_stream(stream_events(serving.engine, requests), [prepared.new_parser()])
+        chunks = parse_stream(stream_events(serving.engine, requests), [ChoiceParser(prepared.new_parser())])
         counter, ping_s = UsageCounter(1), serving.config.sse_ping_interval_s
         if fields.stream:
             return EventStream(TranscriptEvents(counter), chunks, ping_s)

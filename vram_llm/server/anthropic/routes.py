@@ -18,10 +18,11 @@ from vram_llm.server.anthropic.errors import anthropic_response
 from vram_llm.server.anthropic.fields import CountFields, MessagesFields
 from vram_llm.server.anthropic.tools import SortedAnthropicTools, sort_tools
 from vram_llm.server.anthropic.writer import AnthropicTokenCount, MessageReply, MessageWriter
+from vram_llm.server.direct_events import direct_events
 from vram_llm.server.generation import engine_requests, stream_events
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.openapi import body_route, generation_route
-from vram_llm.server.parsed_stream import ParsedChunks, parse_stream
+from vram_llm.server.parsed_stream import ChoiceParser, ParsedChunks, parse_stream
 from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import UsageCounter
@@ -56,11 +57,12 @@ def anthropic_router(serving: ServingContext) -> APIRouter:
         requests = engine_requests(
             fields, prepared.request(writer.reply.id, fields.max_tokens), info, config=serving.config
         )
-        chunks = parse_stream(
-            stream_events(serving.engine, requests), [prepared.new_parser()], one_call=prepared.one_call
-        )
+        choice = ChoiceParser(prepared.new_parser(), prepared.one_call)
+        chunks = parse_stream(stream_events(serving.engine, requests), [choice])
         if fields.stream:
-            return EventStream(writer, chunks, serving.config.sse_ping_interval_s, anthropic_response)
+            direct = None if prepared.one_call else direct_events(serving.engine, requests, choice.feed)
+            ping_s = serving.config.sse_ping_interval_s
+            return EventStream(writer, chunks, ping_s, anthropic_response, direct=direct)
         return JsonReply(_written(writer, chunks), serving.config.sse_ping_interval_s, anthropic_response)
 
     @router.post(

@@ -14,12 +14,13 @@ from fastapi.responses import Response
 from vram_llm.chat.efforts import EFFORTS
 from vram_llm.engine.model_info import ModelInfo
 from vram_llm.errors import RequestError
+from vram_llm.server.direct_events import direct_events
 from vram_llm.server.errors import NoSuchResponse, PreviousNotFound, UnknownRoute
 from vram_llm.server.generation import engine_requests, stream_events
 from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.json_reply import JsonReply
 from vram_llm.server.openapi import body_route, generation_route, refusals
-from vram_llm.server.parsed_stream import ParsedChoice, ParsedChunks, parse_stream
+from vram_llm.server.parsed_stream import ChoiceParser, ParsedChoice, ParsedChunks, parse_stream
 from vram_llm.server.prepare_chat import PreparedChat, TemplateInput, prepare_chat
 from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import UsageCounter
@@ -107,13 +108,15 @@ def _add_generation(router: APIRouter, serving: ServingContext, stores: Response
         )
         clocks = clocks_of(fields, 1)
         observed = timed(stream_events(serving.engine, requests), clocks)
-        chunks = parse_stream(observed, [prepared.new_parser()], one_call=prepared.one_call)
+        choice = ChoiceParser(prepared.new_parser(), prepared.one_call)
+        chunks = parse_stream(observed, [choice])
         if fields.stream and clocks:
             wanted = {"progress": bool(fields.return_progress), "timings": bool(fields.timings_per_token)}
             timed_writer = TimedResponse(writer, clocks[0], **wanted)
             return EventStream(timed_writer, chunks, serving.config.sse_ping_interval_s)
         if fields.stream:
-            return EventStream(writer, chunks, serving.config.sse_ping_interval_s)
+            direct = None if prepared.one_call else direct_events(serving.engine, requests, choice.feed)
+            return EventStream(writer, chunks, serving.config.sse_ping_interval_s, direct=direct)
         return JsonReply(_written(writer, chunks), serving.config.sse_ping_interval_s)
 
     @router.post(

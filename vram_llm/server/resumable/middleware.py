@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vram_llm.errors import RequestError
 from vram_llm.server.api_keys import current_key
+from vram_llm.server.direct_events import with_pieces
 from vram_llm.server.errors import StreamStopped
 from vram_llm.server.generation import cancel_and_wait
 from vram_llm.server.normalize_request import receive_again
@@ -77,7 +78,7 @@ class ResumableMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, receive_until_stopped, keep)
+            await self._app(with_pieces(scope, None), receive_until_stopped, keep)
         except ClientDisconnect:  # the request waited for its model when the stream was stopped
             if not stream.stopped.is_set():
                 raise
