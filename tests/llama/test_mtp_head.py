@@ -9,6 +9,7 @@ import pytest
 from tests.zoo import SMALL
 from tests.zoo.heads import HEADS
 from tests.zoo.loadable import write_loadable
+from tests.zoo.more_heads import MORE_HEADS
 from tests.zoo.writer import write
 from vram_llm.errors import BadPlan
 from vram_llm.llama.model import LoadedModel
@@ -24,10 +25,10 @@ from vram_llm.workflows import planning
 pytestmark = pytest.mark.process
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", [*HEADS, *MORE_HEADS])
 def test_a_head_holds_what_was_planned(name: str, machine: Machine, tmp_path: Path) -> None:
     """Weights, caches, states and compute of both contexts, on workers and on the host."""
-    path = write_loadable(HEADS[name](), tmp_path / "model.gguf")
+    path = write_loadable((HEADS | MORE_HEADS)[name](), tmp_path / "model.gguf")
     facts, pick = profile(read_header(str(path))), random.Random(name)
     with planning.dry_run() as dry:
         for split in ((1.0,), (1.0, 2.0), (2.0, 1.0, 1.0), (1.0, 1.0, 0.0)):

@@ -31,17 +31,29 @@ class Cells:
         self.is_stateful: bool = recurrent or C.llama_model_n_swa(model) > 0
         self.most_rewound: int = C.llama_n_rs_seq(ctx) if recurrent else _ANY
         self.can_rewind: bool = self.most_rewound > 0
+        self._rewinds_states = recurrent and self.can_rewind
+        self._rewound: set[int] = set()  # slots whose states may have been taken back since their last step
 
     def share(self, source: int, slot: int, length: int) -> None:
-        """Share the first `length` cells of a slot with an empty one, without copying them."""
+        """Share the first `length` cells of a slot with an empty one, without copying them.
+
+        States that were taken back are copied: llama_memory_recurrent::seq_cp would share the newest ones.
+        """
+        state = self.state(source, part=True) if source in self._rewound else None
         C.llama_memory_seq_cp(self._memory, source, slot, 0, length)
+        if state is not None:
+            self.restore(slot, state, part=True)
 
     def cut(self, slot: int, length: int) -> bool:
         """Free a slot's cells from position `length` on; False if this kind of memory cannot."""
-        return bool(C.llama_memory_seq_rm(self._memory, slot, length, -1))
+        is_cut = bool(C.llama_memory_seq_rm(self._memory, slot, length, -1))
+        if is_cut and self._rewinds_states:
+            self._rewound.add(slot)
+        return is_cut
 
     def forget(self, slot: int) -> None:
         """Free all cells of a slot."""
+        self._rewound.discard(slot)
         C.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
     def state(self, slot: int, *, part: bool = False) -> _State:
