@@ -20,7 +20,13 @@ from vram_llm.cli.watching.app import WatchApp
 from vram_llm.cli.watching.drawing import curve, flow
 from vram_llm.cli.watching.history import Curve, History
 from vram_llm.cli.watching.layout import View, screen_lines
-from vram_llm.cli.watching.snapshot import Snapshot, WatchedFleetModel, WatchedLoad, of_server
+from vram_llm.cli.watching.snapshot import (
+    Snapshot,
+    WatchedFleetModel,
+    WatchedLoad,
+    WatchedTotals,
+    of_server,
+)
 from vram_llm.cli.watching.sources import MachineSource, ServerOrMachine, ServerSource
 from vram_llm.cli.watching.windows import SettingsScreen, TextScreen
 from vram_llm.errors import RequestError, ServerUnreachable
@@ -100,6 +106,14 @@ def test_every_size(snapshot: Snapshot, width: int, height: int) -> None:
         assert "running 3  waiting 2" in text
         assert "41.7" in text
         assert "45%" in text
+
+
+@pytest.mark.parametrize(("totals", "shown"), [((40, 30), "drafts taken 75%"), ((0, 0), "")])
+def test_drafts_are_shown_once_there_are_some(totals: tuple[int, int], shown: str) -> None:
+    counts = WatchedTotals(drafted_tokens=totals[0], accepted_tokens=totals[1])
+    text = screen(viewed(replace(of_rig(), totals=counts)), 120, 40)
+    assert shown in text
+    assert ("drafts" in text) == bool(shown)
 
 
 def test_a_wide_screen_shows_every_fact() -> None:

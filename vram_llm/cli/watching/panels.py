@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from vram_llm.cli.watching.drawing import curve, fitted, flow, gauge, padded
 from vram_llm.cli.watching.history import Curve, History, ratio
 from vram_llm.cli.watching.process_sort import SORTS, ProcessSort
-from vram_llm.cli.watching.snapshot import Snapshot, WatchedFleetModel, WatchedHost, WatchedRequest
+from vram_llm.cli.watching.snapshot import (
+    Snapshot,
+    WatchedFleetModel,
+    WatchedHost,
+    WatchedRequest,
+    WatchedTotals,
+)
 from vram_llm.machine.device_state import DeviceState
 from vram_llm.text.lines import Line, Span, Style, line, printable, shorten, text_of, wrap
 from vram_llm.text.names import short_name
@@ -68,6 +74,7 @@ def load_lines(snapshot: Snapshot, history: History, width: int) -> list[Line]:
         f"running {load.n_running}",
         f"waiting {load.n_waiting}",
         *([] if load.prefix_hit_rate is None else [f"prefix hits {load.prefix_hit_rate:.0%}"]),
+        *_draft_facts(snapshot.totals),
         *([] if load.time_to_first_token_s is None else [f"TTFT {seconds(load.time_to_first_token_s)}"]),
         *([] if load.inter_token_latency_s is None else [f"ITL {seconds(load.inter_token_latency_s)}"]),
         *(
@@ -80,6 +87,13 @@ def load_lines(snapshot: Snapshot, history: History, width: int) -> list[Line]:
     used = (Span(f"KV {kv:>4} "), *gauge(load.kv_usage, min(20, width // 6), 0.9), Span("  "))
     rest = flow(facts, width - len(text_of(used)), 1)[0]
     return [fitted(tuple(first), width), (*used, Span(rest))]
+
+
+def _draft_facts(totals: WatchedTotals | None) -> list[str]:
+    """The share of drafted tokens that were accepted, if there were any."""
+    if totals is None or not totals.drafted_tokens:
+        return []
+    return [f"drafts taken {totals.accepted_tokens / totals.drafted_tokens:.0%}"]
 
 
 def device_lines(

@@ -57,6 +57,14 @@ class WatchedLoad:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedTotals:
+    """Counts since the server's start."""
+
+    drafted_tokens: int = 0  # by prompt lookup, a draft model or an MTP head
+    accepted_tokens: int = 0  # of the drafted ones
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WatchedFleetModel:
     """A model of a fleet. Bytes are planned, by device id and "host", also while it is unloaded."""
 
@@ -91,6 +99,7 @@ class Snapshot:
     model: WatchedModel | None = None
     engine: WatchedEngine | None = None
     load: WatchedLoad | None = None
+    totals: WatchedTotals | None = None
     devices: tuple[DeviceState, ...] = ()
     host: WatchedHost | None = None
     requests: tuple[WatchedRequest, ...] = ()
@@ -106,6 +115,7 @@ class _StatusDocument:
     model: WatchedModel | None = None
     engine: WatchedEngine | None = None
     load: WatchedLoad | None = None
+    totals: WatchedTotals | None = None
     devices: tuple[DeviceState, ...] = ()
     host: WatchedHost | None = None
     requests: tuple[WatchedRequest, ...] = ()
@@ -126,6 +136,7 @@ def of_server(address: str, body: bytes, swapped_before_bytes: int | None = None
         model=status.model,
         engine=status.engine,
         load=status.load,
+        totals=status.totals,
         devices=status.devices,
         host=status.host,
         requests=status.requests,
