@@ -79,8 +79,7 @@ FULL_ATTENTION_INTERVALS = {"minimax-01": 8, "qwen35": 4, "qwen35moe": 4, "qwen3
 # create_memory of hybrids whose filter lets draft (MTP) blocks keep keys and values in the main context.
 DRAFT_KEEPS_KV = frozenset({"bailingmoe3"})
 
-# build_arch_graph: architectures with a graph for MTP blocks. Not deepseek4 and glm5-next, whose caches take
-# back tokens by rules of their own.
+# build_arch_graph: architectures with a graph for MTP blocks.
 MTP_GRAPHS = frozenset({
     "bailingmoe3", "cohere2moe", "deepseek2", "deepseek32", "glm-dsa", "glm4moe", "hy_v3", "mimo2",
     "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next", "step35",
@@ -88,6 +87,10 @@ MTP_GRAPHS = frozenset({
 
 # Their graphs take a model with several MTP blocks; the others abort (asserts on n_layer_nextn).
 SEVERAL_MTP_BLOCKS = frozenset({"hy_v3", "mimo2", "step35"})
+
+# Their caches (llama_kv_cache_dsv4, glm5-next) take tokens back by rules of their own, which the engine does
+# not know.
+OWN_ROLLBACK = frozenset({"deepseek4", "glm5-next"})
 
 # llm_arch_supports_rs_rollback: recurrent states that can be taken back by some tokens (n_rs_seq).
 STATE_ROLLBACK = frozenset({

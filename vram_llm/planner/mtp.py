@@ -1,5 +1,6 @@
 """MTP heads (multi-token prediction): a block of the model's own file that drafts tokens for it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from vram_llm.model import rules
@@ -8,35 +9,51 @@ from vram_llm.planner.types import Context, Plan
 
 MTP = "mtp"  # the draft model's name for the model's own head; llama-server: --spec-type draft-mtp
 AUTO = "auto"  # in its place: the model's own head if its file has one, and it pays
-WORTH_DRAFTING = 1.1  # predicted gain from which on `auto` takes the head
 MOST_DRAFTED = 8  # tokens at once, by a head of a model that can take back any number of tokens
 MOST_DRAFTED_BY_STATES = 3  # by a head of a hybrid, which keeps a state for each: --spec-draft-n-max
+EXPECTED_DRAFTED = 3  # tokens in a step, by which placements are compared
 _F32_BYTES = 4
-_ACCEPTANCE_RATE = (
-    0.7  # of a draft token whose predecessors were accepted; assumed, as by the engine at first
-)
-_LEAST_ROW = 0.05  # of a step, for one more row
 
 
 def mtp_refusal(profile: ModelProfile) -> str | None:
-    """Why the engine cannot draft with a model's own MTP head, and what to try; None if it can."""
-    name, n_blocks = profile.name, profile.n_draft_layers
+    """Why the engine does not draft with a model's own MTP head, by its file, and what to try; None: nothing.
+
+    `llama_refusal` says whether llama.cpp computes the head.
+    """
+    n_blocks = profile.n_draft_layers
     has_head = any(
         "nextn.eh_proj" in tensor.name for layer in profile.layers[-n_blocks:] for tensor in layer.tensors
     )
     if not n_blocks or not has_head:
-        return f"the file of {name} has no MTP head; --draft takes a smaller model"
-    if profile.architecture not in rules.MTP_GRAPHS:
-        return f"llama.cpp does not compute MTP heads of {profile.architecture} models; plan without --draft"
-    if n_blocks > 1 and profile.architecture not in rules.SEVERAL_MTP_BLOCKS:
+        return f"the file of {profile.name} has no MTP head; --draft takes a smaller model"
+    if profile.architecture in rules.OWN_ROLLBACK:
         return (
-            f"{name} has {n_blocks} MTP blocks, and llama.cpp computes one of {profile.architecture} models; "
+            f"the engine takes no drafted tokens back from caches of {profile.architecture} models; "
             "plan without --draft"
         )
-    if not profile.can_rewind and profile.architecture not in rules.STATE_ROLLBACK:
+    return None
+
+
+def llama_refusal(profile: ModelProfile, ask: Callable[[], str | None] | None) -> str | None:
+    """Why llama.cpp does not compute a model's MTP head, and what to try; None if it does.
+
+    `ask` gives its own answer; with None the answer is that of the version whose rules are in model/rules.py.
+    """
+    name, architecture = profile.name, profile.architecture
+    if ask is not None:
+        reason = ask()
+        return reason and f"the MTP head of {name} cannot draft: {reason}; plan without --draft"
+    if architecture not in rules.MTP_GRAPHS:
+        return f"llama.cpp does not compute MTP heads of {architecture} models; plan without --draft"
+    if profile.n_draft_layers > 1 and architecture not in rules.SEVERAL_MTP_BLOCKS:
+        return (
+            f"{name} has {profile.n_draft_layers} MTP blocks, and llama.cpp computes one of {architecture} "
+            "models; plan without --draft"
+        )
+    if not profile.can_rewind and architecture not in rules.STATE_ROLLBACK:
         return (
             f"{name} is recurrent, and llama.cpp cannot take drafted tokens back from states of "
-            f"{profile.architecture} models; plan without --draft"
+            f"{architecture} models; plan without --draft"
         )
     return None
 
@@ -44,25 +61,6 @@ def mtp_refusal(profile: ModelProfile) -> str | None:
 def most_drafted(profile: ModelProfile) -> int:
     """The most tokens that a model's head drafts at once."""
     return MOST_DRAFTED if profile.can_rewind else MOST_DRAFTED_BY_STATES
-
-
-def expected_gain(profile: ModelProfile) -> float:
-    """Tokens per second of one stream with the model's head, against without, from bytes read for a step.
-
-    A drafted token costs what the head and the output read, and a row of the model: its other experts. Seven
-    of ten drafts are assumed to be accepted; the engine measures that, and drafts less where they are not.
-    """
-    active = profile.active_bytes_per_token
-    used = profile.n_expert_used / profile.n_expert if profile.n_expert else 0.0
-    blocks = [layer for layer in profile.layers if layer.is_draft][:1]
-    head = sum(layer.bytes - layer.expert_bytes * (1 - used) for layer in blocks)
-    head += profile.token_embd_bytes if profile.tied_output else profile.output_bytes
-    experts = sum(layer.expert_bytes for layer in profile.layers if not layer.is_draft) * used
-    price = (head + experts * (1 - used)) / active + _LEAST_ROW
-    return max(
-        sum(_ACCEPTANCE_RATE**i for i in range(n + 1)) / (1 + n * price)
-        for n in range(1 + most_drafted(profile))
-    )
 
 
 def head_costs_room(plain: Plan, drafting: Plan) -> bool:

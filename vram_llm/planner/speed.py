@@ -58,8 +58,7 @@ microseconds per step; only for sent weights such a link is assumed. Other unkno
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 from vram_llm.machine.assumed_speed import offload_link, with_assumed_speeds
@@ -68,6 +67,7 @@ from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.tensors import Role, Tensor
 from vram_llm.planner.attention_times import AttentionTimes
+from vram_llm.planner.head_times import HeadTimes
 from vram_llm.planner.host_cache_cost import HostCacheCost
 from vram_llm.planner.layer_times import (
     PlaceTimes,
@@ -78,24 +78,14 @@ from vram_llm.planner.layer_times import (
     weights_of,
 )
 from vram_llm.planner.memory.moved_weights import MovedPart, moved_by_layer
+from vram_llm.planner.mtp import EXPECTED_DRAFTED
+from vram_llm.planner.run_costs import RunCosts
 from vram_llm.planner.speed_error import device_error, mean_error, of_streams, range_around
 from vram_llm.planner.types import HOST, Context, DeviceTime, Objective, Placement, SpeedEstimate, Workload
 
 _F32 = 4
 OFFLOAD_MIN_ROWS = 32  # GGML_OP_OFFLOAD_MIN_BATCH's default
 _TRUST = tuple(Source)  # most trusted first
-
-
-@dataclass(frozen=True, slots=True)
-class RunCosts:
-    """Seconds of any run of items on one device; the output is the item after the last layer."""
-
-    fixed: float  # of every run, whatever its items
-    sums: list[float]  # sums[i]: of all items before i
-
-    def run(self, start: int, end: int) -> float:
-        """Seconds for items start to end-1; 0 for an empty run."""
-        return self.fixed + self.sums[end] - self.sums[start] if end > start else 0.0
 
 
 class Predictor:
@@ -121,12 +111,17 @@ class Predictor:
         self._output = weights_of(output_tensors(profile))
         self._host_cache = HostCacheCost(profile, context, machine)
         self._attention = AttentionTimes(profile, context, {device.kind for device in machine.devices})
+        n_drafted = min(context.n_mtp, EXPECTED_DRAFTED)
+        self._head = HeadTimes(profile, n_drafted) if n_drafted else None
         self._decode_costs: dict[tuple[str, int], RunCosts] = {}
         self._stage_layers: dict[tuple[str, int, str | None], list[float]] = {}
 
     def __call__(self, placement: Placement, *, pipelined: bool) -> SpeedEstimate:
         """The predicted speed of a placement."""
-        step, streams_step_s = self._step(placement, 1), sum(self._step(placement, self.streams).values())
+        step, streams_step_s = (
+            self._step(placement, 1, self.decode_costs),
+            self.step_s(placement, self.streams),
+        )
         speeds = [self._times[place].speed for place in step]
         parts = tuple(moved_by_layer(self._profile, placement))
         stages = self._stages(placement, parts, self._context.n_ubatch, self.depth // 2)
@@ -166,7 +161,21 @@ class Predictor:
         """The time that the objective minimises: a step of the expected streams; for THROUGHPUT, a prompt."""
         if objective is Objective.THROUGHPUT:
             return self._prompt(placement, self.depth, pipelined=pipelined)
-        return sum(self._step(placement, self.objective_streams).values())
+        return self.step_s(placement, self.objective_streams, drafts=True)
+
+    def step_s(self, placement: Placement, rows: int, *, drafts: bool = False) -> float:
+        """Seconds of a decode step of `rows` streams; with `drafts`, the MTP head drafts EXPECTED_DRAFTED
+        tokens for each, if there is one."""
+        return sum(
+            self._step(placement, rows, self.objective_costs if drafts else self.decode_costs).values()
+        )
+
+    def objective_costs(self, device_id: str, rows: int) -> RunCosts:
+        """`decode_costs`, with what the MTP head takes to draft for each stream."""
+        costs = self.decode_costs(device_id, rows)
+        if (head := self._head) is None:
+            return costs
+        return head.added_to(costs, self._times[device_id], self._output, rows)
 
     def decode_costs(self, device_id: str, rows: int) -> RunCosts:
         """Seconds of a decode step of `rows` streams on a device."""
@@ -310,10 +319,12 @@ class Predictor:
             start = end
         return on_host + runs
 
-    def _step(self, placement: Placement, rows: int) -> dict[str, float]:
+    def _step(
+        self, placement: Placement, rows: int, costs_of: Callable[[str, int], RunCosts]
+    ) -> dict[str, float]:
         """Seconds of a decode step of `rows` streams on each device, in the order they compute."""
         step = {
-            device_id: self.decode_costs(device_id, rows).run(start, end)
+            device_id: costs_of(device_id, rows).run(start, end)
             for device_id, start, end in self._runs(placement)
         }
         for moved in moved_by_layer(self._profile, placement):

@@ -17,7 +17,8 @@ from vram_llm.planner.all_reduce import all_reduce_s, n_sums
 from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.layer_times import PlaceTimes, kernels_of
 from vram_llm.planner.llama_split import placement_from_counts
-from vram_llm.planner.speed import Predictor, RunCosts, output_tensors
+from vram_llm.planner.run_costs import RunCosts
+from vram_llm.planner.speed import Predictor, output_tensors
 from vram_llm.planner.types import Context, DeviceTime, Placement, SpeedEstimate, Workload
 
 _F32 = 4

@@ -25,14 +25,8 @@ from vram_llm.model.header_reader import read_header
 from vram_llm.model.metadata_overrides import unknown_keys, with_overrides
 from vram_llm.model.profile import ModelProfile, profile, with_adapters, with_control_vectors
 from vram_llm.model.projector import read_projector
-from vram_llm.planner.mtp import (
-    AUTO,
-    MTP,
-    WORTH_DRAFTING,
-    expected_gain,
-    head_costs_room,
-    mtp_refusal,
-)
+from vram_llm.planner.draft_speed import WORTH_DRAFTING, drafting_gain, gain_text
+from vram_llm.planner.mtp import AUTO, MTP, head_costs_room, llama_refusal, most_drafted, mtp_refusal
 from vram_llm.planner.rope import with_rope
 from vram_llm.planner.types import HOST, CompanionKind
 from vram_llm.units import format_bytes
@@ -88,6 +82,8 @@ def plan(
         if workload.draft == AUTO:
             return _plan_with_auto_draft(model, machine, workload, asked, compares=compares)
         files = PlannedFiles.read(model, workload)
+        if workload.draft == MTP and (reason := _head_refusal(files.model, files.profile, asked)) is not None:
+            raise BadPlan(reason)
         if isinstance(files.model.path, Path):
             machine = with_disk(machine, files.model.path)
         kept = kept_plan(files.identities, files.profile, machine, workload)
@@ -121,24 +117,31 @@ def _plan_with_auto_draft(
     def noted(chosen: "Plan", note: str) -> "Plan":
         return dataclasses.replace(chosen, notes=(*chosen.notes, note))
 
-    own = profile(read_header(resolve(model)))
+    header = read_header(resolve(model))
+    own = profile(header)
     if plain.context.pooling is not None or workload.from_disk:
         return noted(plain, "no drafts: they are for models in memory that generate text")
-    if (reason := mtp_refusal(own)) is not None:
+    if (reason := _head_refusal(header, own, dry)) is not None:
         return noted(plain, f"no drafts: {reason}")
-    gain = expected_gain(own)
+    gain = drafting_gain(own, machine, without, plain)
     if gain < WORTH_DRAFTING:
-        return noted(plain, f"no drafts: the MTP head makes the model {gain:.2f} times as fast (estimated)")
+        return noted(plain, f"no drafts: the MTP head makes the model {gain_text(gain)}")
     wish = dataclasses.replace(without, draft=MTP, n_ctx=plain.context.n_ctx, largest_ctx=False)
     with contextlib.suppress(DoesNotFit):
         drafting = plan(model, machine, wish, dry, compares=compares)
         if not head_costs_room(plain, drafting):
-            return noted(
-                drafting,
-                f"the model's MTP head drafts: {gain:.2f} times as fast if 7 in 10 drafts are accepted "
-                "(estimated)",
-            )
+            return drafting
     return noted(plain, "no drafts: the model's MTP head would move weights to the host")
+
+
+def _head_refusal(header: Header, own: ModelProfile, dry: "DryRun") -> str | None:
+    """Why the MTP head of a model, whose profile is `own`, cannot draft; None if it can."""
+    if (reason := mtp_refusal(own)) is not None:
+        return reason
+    try:
+        return llama_refusal(own, lambda: dry.head_refusal(header, most_drafted(own)))
+    except NotBuilt:
+        return llama_refusal(own, None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -269,7 +272,11 @@ def _plan(
     }:
         allowed -= misplaced  # no companion goes on a device without layers of the model
         plan = planned(allowed)
-    return with_published(_with_companions_files(plan, files), files.profile, machine, workload)
+    plan = with_published(_with_companions_files(plan, files), files.profile, machine, workload)
+    if not plan.context.n_mtp:
+        return plan
+    gain = drafting_gain(files.profile, machine, workload, plan)
+    return dataclasses.replace(plan, notes=(*plan.notes, f"the model's MTP head drafts: {gain_text(gain)}"))
 
 
 def _is_far_too_long(context_bytes: int, machine: "Machine") -> bool:

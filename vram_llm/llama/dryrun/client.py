@@ -6,6 +6,7 @@ its own buffers. A driver, its libraries and their pools take memory in addition
 """
 
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from vram_llm.llama.dryrun.wire import (
     DryRunMode,
     DryRunReply,
     DryRunRequest,
+    HeadRequest,
     ProjectorRequest,
     write,
 )
@@ -44,6 +46,7 @@ METHOD = "dry run"
 _START_TIMEOUT_S = 120.0
 # Their back ends reorder operations (graph_optimize), which changes the tensors that live at the same time.
 _GRAPH_REORDERING_KINDS = frozenset({DeviceKind.VULKAN, DeviceKind.METAL})
+_MESSAGE = re.compile(r'GGML_ASSERT\(.*&& "(.+)"\)')
 _MAX_CRASHES = 2  # of the child process, for one placement
 
 
@@ -120,6 +123,21 @@ class DryRun:
             raise (NotBuilt if reply.not_built else ModelRefused)(f"{header.path.name}: {reply.refusal}")
         return reply
 
+    def head_refusal(self, header: Header, n_mtp: int) -> str | None:
+        """Why llama.cpp cannot draft `n_mtp` tokens with the MTP head of a model; None if it can.
+
+        Raises NotBuilt.
+        """
+        request = HeadRequest(str(self._stripped_copy(header)), n_mtp, list(overrides_of_stripped(header)))
+        try:
+            reply = self._send(request)
+        except EngineDied as error:
+            told = _MESSAGE.search(str(error))
+            return str(error) if told is None else f"llama.cpp says: {told[1]}"
+        if reply.not_built:
+            raise NotBuilt(reply.refusal)
+        return reply.refusal.replace(request.path, header.path.name) or None
+
     def measure(self, request: DryRunRequest) -> DryRunReply:
         """The bytes of the requested placement.
 
@@ -161,7 +179,7 @@ class DryRun:
         """The name of the model file whose stripped copy has the path `stripped`."""
         return next((h.path.name for h, path in self._stripped.values() if str(path) == stripped), stripped)
 
-    def _send(self, request: DryRunRequest | ProjectorRequest) -> DryRunReply:
+    def _send(self, request: DryRunRequest | ProjectorRequest | HeadRequest) -> DryRunReply:
         self.check()
         assert self._process is not None
         try:
@@ -278,7 +296,7 @@ class _DryRunProcess:
             raise NotBuilt(self_test.refusal)
         self._is_checked = True
 
-    def send(self, request: DryRunRequest | ProjectorRequest, timeout_s: float) -> DryRunReply:
+    def send(self, request: DryRunRequest | ProjectorRequest | HeadRequest, timeout_s: float) -> DryRunReply:
         """Send a request and wait for its reply. Raises EngineDied if none comes within `timeout_s`."""
         try:
             write(_pipe(self._popen.stdin), request)

@@ -69,7 +69,7 @@ def reserve_graphs(model: int, ctx: int, context: Context) -> Reservation:
     with without_host_memory():
         prompt_splits = _reserve_graph(ctx, n_tokens, n_sequences, n_outputs)
         decode_splits = _reserve_graph(ctx, n_sequences, n_sequences, n_sequences)
-        if _architecture(model) in _ONE_SEQUENCE:
+        if architecture_of(model) in _ONE_SEQUENCE:
             _reserve_graph(ctx, n_tokens, 1, n_outputs)
     scheduler = _scheduler(ctx)
     compute_bytes: dict[int | None, int] = {None: 0}
@@ -90,7 +90,8 @@ def _reserve_graph(ctx: int, n_tokens: int, n_sequences: int, n_outputs: int) ->
     return int(_n_splits(_scheduler(ctx)))
 
 
-def _architecture(model: int) -> bytes:
+def architecture_of(model: int) -> bytes:
+    """The architecture of a loaded model."""
     name = ctypes.create_string_buffer(64)
     b.C.llama_model_meta_val_str(model, b"general.architecture", name, len(name))
     return name.value

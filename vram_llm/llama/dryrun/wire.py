@@ -41,6 +41,14 @@ class ProjectorRequest(msgspec.Struct, tag=True):
     flash_attn: FlashAttention
 
 
+class HeadRequest(msgspec.Struct, tag=True):
+    """Make a context for the MTP head of the model at `path`, which drafts `n_mtp` tokens, on the host."""
+
+    path: str
+    n_mtp: int
+    kv_overrides: list[MetadataOverride] = []
+
+
 class DryRunReply(msgspec.Struct):
     """The bytes that a load would take on each device of the request and on the host, or a refusal."""
 
@@ -52,7 +60,7 @@ class DryRunReply(msgspec.Struct):
     not_built: bool = False  # whether the refusal is because this llama.cpp cannot do dry runs
 
 
-def write(stream: IO[bytes], message: DryRunRequest | ProjectorRequest | DryRunReply) -> None:
+def write(stream: IO[bytes], message: DryRunRequest | ProjectorRequest | HeadRequest | DryRunReply) -> None:
     """Send a message."""
     data = msgspec.json.encode(message)
     stream.write(LENGTH.pack(len(data)) + data)

@@ -19,6 +19,7 @@ from vram_llm.llama.dryrun.wire import (
     DryRunMode,
     DryRunReply,
     DryRunRequest,
+    HeadRequest,
     ProjectorRequest,
     write,
 )
@@ -54,9 +55,14 @@ def main() -> None:
     while len(head := requests.read(LENGTH.size)) == LENGTH.size:
         data = requests.read(LENGTH.unpack(head)[0])
         try:
-            request = msgspec.json.decode(data, type=DryRunRequest | ProjectorRequest)
+            request = msgspec.json.decode(data, type=DryRunRequest | ProjectorRequest | HeadRequest)
             if isinstance(request, DryRunRequest):
                 reply = measure_placement(request)
+            elif isinstance(request, HeadRequest):
+                from vram_llm.llama.dryrun.head_question import ask_for_head
+
+                ask_for_head(request)
+                reply = DryRunReply()
             else:
                 reply = measure_projector(request)
         except VramLLMError as error:

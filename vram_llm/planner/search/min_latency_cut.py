@@ -10,9 +10,10 @@ from heapq import heappop, heappush
 from math import inf
 from typing import NamedTuple
 
+from vram_llm.planner.run_costs import RunCosts
 from vram_llm.planner.search.min_memory_cut import LayerCuts, Run
 from vram_llm.planner.search.order_search import Cut, Step, Times, in_any_order, in_order
-from vram_llm.planner.speed import Predictor, RunCosts
+from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import Objective
 
 _WORTH_REORDERING = 0.99  # another order must take less than this share of the time of the machine's order
@@ -41,7 +42,7 @@ def fastest(
     if n_host == layer_cuts.n_items:
         return []
     rows = predictor.objective_streams
-    decode = {device_id: predictor.decode_costs(device_id, rows) for device_id in layer_cuts.ids}
+    decode = {device_id: predictor.objective_costs(device_id, rows) for device_id in layer_cuts.ids}
     ends: dict[str, list[int]] = {}
     for alike in layer_cuts.classes:
         ends |= dict.fromkeys(alike, _ends(layer_cuts, alike[0], n_host))

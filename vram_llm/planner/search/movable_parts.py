@@ -14,7 +14,8 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.model.tensors import LayerPart, Tensor
 from vram_llm.planner.memory.analytic_meter import AnalyticMeter
 from vram_llm.planner.overrides import Override, overriding_device
-from vram_llm.planner.speed import Predictor, RunCosts, output_tensors
+from vram_llm.planner.run_costs import RunCosts
+from vram_llm.planner.speed import Predictor, output_tensors
 from vram_llm.planner.types import HOST
 
 _EXPERTS = (LayerPart.EXPERTS, LayerPart.EXPERTS_UP, LayerPart.EXPERTS_DOWN)
@@ -92,7 +93,7 @@ class MovableParts:
 
     def costs(self, home: str) -> RunCosts:
         """The seconds of runs of items on a device or on the host, with the user's overrides."""
-        costs = self._predictor.decode_costs(home, self._rows)
+        costs = self._predictor.objective_costs(home, self._rows)
         added_s = [0.0]
         for layer, overridden in zip(self._profile.layers, self._overridden, strict=True):
             added_s.append(self._price_s * layer.bytes if home == HOST else 0.0)
