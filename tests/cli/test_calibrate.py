@@ -112,6 +112,22 @@ def test_disks_are_shown_and_forgotten(tmp_path: Path) -> None:
     assert dropped.stdout.startswith("no measurements yet")
 
 
+def test_sums_are_shown_and_forgotten(tmp_path: Path) -> None:
+    devices = [{"key": key, "name": "RTX 3090", "driver": "580"} for key in ("GPU-a", "GPU-b")]
+    record = {"devices": devices, "latency_s": 2.1e-5, "bytes_per_s": 1.24e10, "vram_llm": "0.2.0",
+              "measured_at": "2026-12-01T10:00:00+00:00", "llama_cpp_python": "0.3.36"}  # fmt: skip
+    (tmp_path / "sums.json").write_text(json.dumps({"version": 1, "cards": {"GPU-a + GPU-b": record}}))
+    shown = " ".join(run_here(tmp_path, "calibrate", "--show").stdout.split())
+    assert "sum of a tensor split over GPU-a + GPU-b: 21 us and 12.4 GB/s" in shown
+    assert "measured 2026-12-01 by vram-llm 0.2.0, llama-cpp-python 0.3.36" in shown
+    printed = json.loads(run_here(tmp_path, "calibrate", "--show", "--json").stdout)
+    jsonschema.validate(printed, schema("calibrate"))
+    assert printed["sums"]["GPU-a + GPU-b"]["latency_s"] == 2.1e-5
+    dropped = run_here(tmp_path, "calibrate", "--forget", "GPU-a + GPU-b", "--show")
+    assert "forgotten: GPU-a + GPU-b" in dropped.stderr
+    assert dropped.stdout.startswith("no measurements yet")
+
+
 def test_an_unreadable_store_is_a_note(tmp_path: Path) -> None:
     (tmp_path / "speed.json").write_text("{")
     done = run_here(tmp_path, "calibrate", "--show")

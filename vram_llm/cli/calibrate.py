@@ -9,8 +9,7 @@ from vram_llm.cli import terminal
 from vram_llm.cli.ssh_workers import ssh_workers
 
 if TYPE_CHECKING:
-    from vram_llm.machine.calibration_store import CalibrationRecord
-    from vram_llm.machine.disk_store import DiskRecord
+    from vram_llm.cli.json_types import Calibration
 
 ALL = "all"
 
@@ -53,8 +52,9 @@ def command(
 
     The measurements are decode and prompt speed, the overhead of each layer, of each step and of each part of
     a step that comes back from another device, and link speed; on the host also the best number of threads,
-    and the speed of each quantisation type; and how fast the disks with models read. They are stored with
-    date and versions, and later plans use them. Run nothing else on the devices meanwhile.
+    and the speed of each quantisation type; how long devices take to add up in a tensor split, for all of
+    them, without the slowest, and so on; and how fast the disks with models read. They are stored with date
+    and versions, and later plans use them. Run nothing else on the devices meanwhile.
     """
     if (show or forget) and (rpc or ssh or models or seconds):
         wish = "--rpc names workers to measure" if rpc else "--model names disks to measure"
@@ -65,54 +65,62 @@ def command(
         terminal.say("forgotten: " + ("; ".join(_forget(forget)) or "no measurements"), err=True)
         if not show:
             return
-    devices, disks = _stored() if show else _measure(rpc, ssh, models, seconds)
-    _print(devices, disks, as_json)
+    _print(_stored() if show else _measure(rpc, ssh, models, seconds), as_json)
 
 
 def _forget(names: tuple[str, ...]) -> tuple[str, ...]:
     """Delete measurements. Returns the names of those that there were."""
-    from vram_llm.machine import calibration_store, disk_store
+    from vram_llm.machine import calibration_store, disk_store, sum_store
 
     if ALL in names:
-        return (*calibration_store.forget(()), *disk_store.forget(disk_store.read()[0]))
-    disks = disk_store.forget(names)
-    others = tuple(name for name in names if name not in disks)
-    return (*(calibration_store.forget(others) if others else ()), *disks)
+        sums = sum_store.forget(None)
+        return (*calibration_store.forget(()), *sums, *disk_store.forget(disk_store.read()[0]))
+    disks, sums = disk_store.forget(names), sum_store.forget(names)
+    others = tuple(name for name in names if name not in (*disks, *sums))
+    return (*(calibration_store.forget(others) if others else ()), *sums, *disks)
 
 
-def _stored() -> "tuple[dict[str, CalibrationRecord], dict[str, DiskRecord]]":
-    from vram_llm.machine import calibration_store, disk_store
+def _stored() -> "Calibration":
+    from vram_llm.cli.json_types import Calibration
+    from vram_llm.machine import calibration_store, disk_store, sum_store
 
     devices, device_notes = calibration_store.read()
     disks, disk_notes = disk_store.read()
-    _print_notes((*device_notes, *disk_notes))
-    return devices, disks
+    sums, sum_notes = sum_store.read()
+    _print_notes((*device_notes, *disk_notes, *sum_notes))
+    return Calibration(devices=devices, disks=disks, sums=sums)
 
 
 def _measure(
     rpc: tuple[str, ...], ssh: tuple[str, ...], models: tuple[str, ...], seconds: float | None
-) -> "tuple[dict[str, CalibrationRecord], dict[str, DiskRecord]]":
+) -> "Calibration":
     """Measure every device and disk. If an error ends the measuring, print those that are already stored."""
+    from vram_llm.cli.json_types import Calibration
     from vram_llm.cli.speed_tables import progress
     from vram_llm.errors import VramLLMError
+    from vram_llm.machine import calibration_store
     from vram_llm.workflows import detection, measurement
 
     machine = detection.detect(rpc=rpc, workers=ssh_workers(ssh))
-    devices: dict[str, CalibrationRecord] = {}
-    disks: dict[str, DiskRecord] = {}
+    found = Calibration(devices={}, disks={}, sums={})
     with progress() as on_progress:
         try:
             for disk in measurement.calibrate_disks(models, seconds=seconds, on_progress=on_progress):
-                disks[disk.key] = disk.record
+                found.disks[disk.key] = disk.record
                 _print_notes(disk.notes)
             for stored in measurement.calibrate(machine, seconds=seconds, on_progress=on_progress):
-                devices[stored.key] = stored.record
+                found.devices[stored.key] = stored.record
                 _print_notes(stored.notes)
+            machine = calibration_store.with_measured_speeds(machine)
+            for each in measurement.calibrate_sums(machine, seconds=seconds, on_progress=on_progress):
+                if each.record is not None:
+                    found.sums[each.key] = each.record
+                _print_notes(each.notes)
         except VramLLMError:
-            if kept := [*disks, *devices]:
+            if kept := [*found.disks, *found.devices, *found.sums]:
                 terminal.say(f"measured and kept before that: {'; '.join(kept)}", err=True)
             raise
-    return devices, disks
+    return found
 
 
 def _print_notes(notes: tuple[str, ...]) -> None:
@@ -120,17 +128,17 @@ def _print_notes(notes: tuple[str, ...]) -> None:
         terminal.say(f"note: {note}", err=True)
 
 
-def _print(devices: "dict[str, CalibrationRecord]", disks: "dict[str, DiskRecord]", as_json: bool) -> None:
+def _print(found: "Calibration", as_json: bool) -> None:
     if as_json:
         from vram_llm.cli.json_document import document
-        from vram_llm.cli.json_types import Calibration
 
-        click.echo(document(Calibration(devices=devices, disks=disks)))
+        click.echo(document(found))
         return
-    from vram_llm.cli.speed_tables import print_disks, print_records
+    from vram_llm.cli.speed_tables import print_disks, print_records, print_sums
 
-    if devices:
-        print_records(devices)
-    print_disks(disks)
-    if not devices and not disks:
+    if found.devices:
+        print_records(found.devices)
+    print_sums(found.sums)
+    print_disks(found.disks)
+    if not found.devices and not found.disks and not found.sums:
         terminal.say("no measurements yet; `vram-llm calibrate` makes them")

@@ -13,6 +13,7 @@ from vram_llm.cli.planned_fleet import PlannedFleet
 from vram_llm.cli.watching.snapshot import Snapshot
 from vram_llm.machine.calibration_store import CalibrationRecord
 from vram_llm.machine.disk_store import DiskRecord
+from vram_llm.machine.sum_store import SumRecord
 from vram_llm.machine.types import Machine
 from vram_llm.planner.compare import ComparisonRow
 from vram_llm.planner.fleet.types import FLEET_VERSION
@@ -62,6 +63,7 @@ class Calibration:
 
     devices: dict[str, CalibrationRecord]
     disks: dict[str, DiskRecord]  # by the place where they are mounted
+    sums: dict[str, SumRecord]  # by the devices' keys, "A + B"
 
 
 DOCUMENTS: Mapping[str, type] = {

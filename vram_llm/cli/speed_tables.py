@@ -11,6 +11,7 @@ from rich.text import Text
 from vram_llm.cli import terminal
 from vram_llm.machine.calibration_store import CalibrationRecord
 from vram_llm.machine.disk_store import DiskRecord
+from vram_llm.machine.sum_store import SumRecord
 from vram_llm.planner.measured_speed import MeasuredSpeed
 from vram_llm.planner.report.figures import rate
 from vram_llm.planner.types import Plan
@@ -77,6 +78,16 @@ def print_records(records: Mapping[str, CalibrationRecord]) -> None:
 
     if badly := [name for name, record in records.items() if record.residual > _BAD_FIT]:
         console.print(Text(f"note: {'; '.join(badly)}: measured while something else ran? Measure again."))
+
+
+def print_sums(records: Mapping[str, SumRecord]) -> None:
+    """Print a line for each group of devices."""
+    console = terminal.console()
+    for key, record in records.items():
+        cost = f"{_number(record.latency_s, 1e-6)} us and {_number(record.bytes_per_s, 1e9)} GB/s"
+        how = f"measured {record.measured_at[:10]} by vram-llm {record.vram_llm}, llama-cpp-python "
+        console.print(Text(f"sum of a tensor split over {key}: {cost}"))
+        console.print(Text(how + record.llama_cpp_python, style="dim"))
 
 
 def print_disks(records: Mapping[str, DiskRecord]) -> None:

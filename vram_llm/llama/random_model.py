@@ -31,6 +31,7 @@ class RandomModelShape:
     n_head: int
     n_head_kv: int
     n_vocab: int
+    head_size: int | None = None  # None: n_embd / n_head
 
     @property
     def params(self) -> int:
@@ -49,9 +50,11 @@ class RandomModelShape:
         numbers = {
             "block_count": self.n_layers, "context_length": 4096, "embedding_length": self.n_embd,
             "feed_forward_length": self.n_ff, "attention.head_count": self.n_head,
-            "attention.head_count_kv": self.n_head_kv, "rope.dimension_count": self.n_embd // self.n_head,
+            "attention.head_count_kv": self.n_head_kv, "rope.dimension_count": self._head_size,
             "vocab_size": self.n_vocab,
         }  # fmt: skip
+        if self.head_size is not None:
+            numbers |= {"attention.key_length": self.head_size, "attention.value_length": self.head_size}
         raw |= {f"llama.{key}": struct.pack("<II", _U32, value) for key, value in numbers.items()}
         raw["llama.attention.layer_norm_rms_epsilon"] = struct.pack("<If", _F32, 1e-5)
         metadata: dict[str, Value] = {"general.architecture": "llama", "llama.vocab_size": self.n_vocab}
@@ -74,19 +77,23 @@ class RandomModelShape:
                 stream.write(pattern * whole + pattern[:rest])
         return path
 
+    @property
+    def _head_size(self) -> int:
+        return self.head_size or self.n_embd // self.n_head
+
     def _matrices(self) -> list[TensorInfo]:
         return [tensor for tensor in self._tensors() if tensor.type is _Q8_0]
 
     def _tensors(self) -> tuple[TensorInfo, ...]:
-        n_embd, n_kv = self.n_embd, self.n_embd // self.n_head * self.n_head_kv
+        n_embd, n_q, n_kv = self.n_embd, self._head_size * self.n_head, self._head_size * self.n_head_kv
         tensors = [
             _tensor("token_embd.weight", _Q8_0, n_embd, self.n_vocab),
             _tensor("output_norm.weight", _F32_TYPE, n_embd),
             _tensor("output.weight", _Q8_0, n_embd, self.n_vocab),
         ]
         shapes = {
-            "attn_q": (n_embd, n_embd), "attn_k": (n_embd, n_kv), "attn_v": (n_embd, n_kv),
-            "attn_output": (n_embd, n_embd), "ffn_gate": (n_embd, self.n_ff), "ffn_up": (n_embd, self.n_ff),
+            "attn_q": (n_embd, n_q), "attn_k": (n_embd, n_kv), "attn_v": (n_embd, n_kv),
+            "attn_output": (n_q, n_embd), "ffn_gate": (n_embd, self.n_ff), "ffn_up": (n_embd, self.n_ff),
             "ffn_down": (self.n_ff, n_embd),
         }  # fmt: skip
         for i in range(self.n_layers):

@@ -76,4 +76,4 @@ def _ask() -> Backends:
     except VramLLMError as error:
         note = f"Cards are planned for as their drivers describe them: {error}."
         return Backends(notes=(note,), is_known=False)
-    return Backends(built=found.built, devices=found.devices)
+    return Backends(built=found.built, devices=found.devices, libraries=found.libraries)

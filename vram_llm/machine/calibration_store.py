@@ -221,7 +221,7 @@ def with_measured_speeds(machine: Machine) -> Machine:
 def _with_record(device: Device, record: CalibrationRecord) -> tuple[Device, tuple[str, ...]]:
     """`device` with the measured speed; with a note if its link has become much slower since."""
     then, now = record.link, device.link
-    if device.endpoint is None or then is None or now is None or not _is_much_slower(now, then):
+    if device.endpoint is None or then is None or now is None or not is_much_slower(now, then):
         return dataclasses.replace(device, speed=record.speed, link=then), ()
     more_s = 2 * max(now.latency_s.value - then.latency_s.value, 0.0)
     speed = dataclasses.replace(
@@ -236,7 +236,7 @@ def _with_record(device: Device, record: CalibrationRecord) -> tuple[Device, tup
     return dataclasses.replace(device, speed=speed, link=now), (note,)
 
 
-def _is_much_slower(now: Link, then: Link) -> bool:
+def is_much_slower(now: Link, then: Link) -> bool:
     """Whether a link has half of its bandwidth or twice its latency: short measurements differ by less."""
     slower_s = now.latency_s.value - then.latency_s.value
     is_late = slower_s > max(then.latency_s.value, _LATENCY_NOISE_S)

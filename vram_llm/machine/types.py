@@ -160,12 +160,43 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredSum:
+    """The time of a sum that devices of a tensor split make together, as `calibrate` measured it.
+
+    A sum of n bytes takes latency_s + n / bytes_per_s.
+    """
+
+    device_ids: frozenset[str]
+    latency_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardPair:
+    """The way between two NVIDIA cards, as their driver describes it."""
+
+    uuids: frozenset[str]
+    has_peer_access: bool  # whether one reads the other's memory over the bus
+    has_nvlink: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumFacts:
+    """What is known of sums between the devices of a machine."""
+
+    measured: tuple[MeasuredSum, ...] = ()
+    pairs: tuple[CardPair, ...] = ()
+    uses_nccl: bool | None = None  # whether llama.cpp's CUDA back end is linked with NCCL; None: unknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """The devices, in the order in which llama.cpp gets them, and the host."""
 
     devices: tuple[Device, ...]
     host: Host
     notes: tuple[str, ...] = ()  # sentences on unknown facts and unused devices
+    sums: SumFacts = SumFacts()
 
     @property
     def is_what_if(self) -> bool:

@@ -50,7 +50,7 @@ def detect(
 
     Raises UnknownDevice, BadHost, WorkerUnreachable.
     """
-    from vram_llm.machine import calibration_store, overhead_store
+    from vram_llm.machine import calibration_store, overhead_store, sum_store
     from vram_llm.machine import detect as machines
     from vram_llm.machine.device_choice import with_devices
     from vram_llm.machine.what_if_host import HostDescription
@@ -75,7 +75,7 @@ def detect(
         machine = dataclasses.replace(machine, devices=machine.devices + found, notes=notes)
     if devices is not None:
         machine = with_devices(machine, _as_tuple(devices))
-    return calibration_store.with_measured_speeds(machine)
+    return sum_store.with_measured_sums(calibration_store.with_measured_speeds(machine))
 
 
 def _as_tuple(values: str | Sequence[str]) -> tuple[str, ...]:

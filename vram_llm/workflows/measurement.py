@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vram_llm.errors import BadPlan, ModelNotFound
+from vram_llm.errors import BadPlan, EngineDied, ModelNotFound, ModelRefused
 from vram_llm.workflows.saved_plans import check_loadable, profile_of
 
 if TYPE_CHECKING:
     from vram_llm.machine.calibration_store import StoredCalibration
     from vram_llm.machine.disk_store import StoredDisk
+    from vram_llm.machine.sum_store import StoredSum
     from vram_llm.machine.types import Device, Host, Machine
     from vram_llm.planner.measured_speed import MeasuredSpeed
     from vram_llm.planner.types import Plan, SpeedEstimate
@@ -46,6 +47,38 @@ def calibrate(
             key,
             calibration_store.new_record(measured, calibration.speed, calibration.link, calibration.residual),
         )
+
+
+def calibrate_sums(
+    machine: "Machine",
+    *,
+    seconds: float | None = None,
+    on_progress: "Callable[[str, float], None]" = lambda _name, _share: None,
+) -> "Iterator[StoredSum]":
+    """Measure the sums of tensor splits over devices of `machine`: over all, without the slowest, and so on.
+
+    `machine` has the measured speeds of its devices. Each group takes `seconds`; None means some seconds.
+    Measurements are stored, and plans by tensors use them. A group with a device that cannot be recognised
+    later is skipped; one that llama.cpp cannot split over gives a note. Raises WorkerUnreachable, NotBuilt.
+    """
+    from vram_llm.llama.measure.all_reduce import sum_times
+    from vram_llm.machine import sum_store
+    from vram_llm.machine.assumed_speed import device_speed
+
+    fastest = sorted(machine.devices, key=lambda device: -device_speed(device).read_bytes_per_s.value)
+    for n in range(len(fastest), 1, -1):
+        devices = [device for device in machine.devices if device in fastest[:n]]
+        key = sum_store.sum_key(devices)
+        if key is None:
+            continue
+        try:
+            times = sum_times(
+                devices, machine.host, functools.partial(on_progress, f"sums of {key}"), seconds
+            )
+        except (ModelRefused, EngineDied, BadPlan) as error:
+            yield sum_store.StoredSum(key, None, (f"no tensor split over {key}, and no sums: {error}",))
+            continue
+        yield sum_store.store(key, sum_store.new_record(devices, times.latency_s, times.bytes_per_s))
 
 
 def calibrate_disks(
@@ -94,7 +127,7 @@ def bench_model(
     """
     from vram_llm.llama.measure.throughput import rates, with_expected
     from vram_llm.llama.measure.throughput_wire import BenchTest
-    from vram_llm.machine import calibration_store
+    from vram_llm.machine import calibration_store, sum_store
     from vram_llm.machine.host import read_host
     from vram_llm.machine.types import Machine
     from vram_llm.planner.search.candidate import expected_speed
@@ -109,6 +142,7 @@ def bench_model(
     tests += [BenchTest(decode=n_gen, streams=streams)] if streams > 1 else []
     (measured,) = rates([plan], tests, repeats, on_progress)
     machine = calibration_store.with_measured_speeds(Machine(devices=plan.devices, host=read_host()))
+    machine = sum_store.with_measured_sums(machine)
     model = profile_of(plan)
 
     def expected(depth: int) -> "SpeedEstimate | None":

@@ -7,7 +7,6 @@ the lower quartile counts.
 
 import dataclasses
 import itertools
-import os
 import statistics
 import tempfile
 import time
@@ -21,9 +20,13 @@ import msgspec
 from vram_llm.errors import ModelRefused
 from vram_llm.llama.child_process import Progress, SendMessage, answer
 from vram_llm.llama.measure.calibrate_wire import CalibrationRequest, DeviceTimes, StepTime, TransferTime
+from vram_llm.llama.measure.sample_model import MAX_ROWS, N_UBATCH, SampleModel
 from vram_llm.llama.random_model import RandomModelShape
 from vram_llm.machine.types import DeviceKind
 from vram_llm.model.tensors import LayerPart
+from vram_llm.planner.llama_split import placement_from_counts
+from vram_llm.planner.overrides import Override
+from vram_llm.planner.types import HOST
 from vram_llm.units import format_bytes
 
 _NARROW = [
@@ -39,12 +42,6 @@ _LARGE, _LARGEST = (  # layers of an 8B model
 )
 _QUICK_S = 2e-3  # a step of the wide model: smaller matrices use such a device less than real ones do
 _UPLOAD_S = 4.0  # the last model is left out if sending it takes longer
-_MAX_ROWS = 8
-_N_UBATCH = 512
-_CELLS = 256  # a burst stays inside them, so that all steps read the same amount of KV cache
-_WARM_STEPS = 2  # the first builds and sends the graph
-_LEAST_STEPS = 3
-_BURST_S = 0.04  # much longer than the period of a CPU quota
 _LEAST_ROUNDS = 3
 _PROMPT_S = 0.25
 
@@ -52,7 +49,7 @@ _PROMPT_S = 0.25
 class TimedCase(NamedTuple):
     """A model, and the number of rows of its batches."""
 
-    model: "SampleModel"
+    model: SampleModel
     rows: int
 
 
@@ -97,7 +94,13 @@ def _measure_models(
             raise ModelRefused(f"{format_bytes(room or 0)} free are too little to measure with")
 
         def loaded(shape: RandomModelShape, *, moved: bool = False) -> SampleModel:
-            return stack.enter_context(closing(SampleModel(shape, request, handles, folder, moved=moved)))
+            ids = [device.id] if device else []
+            placement = placement_from_counts(ids, [shape.n_layers] * len(ids), shape.n_layers)
+            if moved:  # its feed-forward weights are on the host
+                override = Override.of(LayerPart.FFN, range(shape.n_layers), HOST)
+                placement = dataclasses.replace(placement, overrides=(override,))
+            model = SampleModel(shape, placement, handles, folder, request.n_threads[0])
+            return stack.enter_context(closing(model))
 
         def can_take(shape: RandomModelShape) -> bool:
             seconds_per_byte = min((t.seconds / t.n_bytes for t in sent), default=0.0)
@@ -114,7 +117,7 @@ def _measure_models(
             if can_take(_LARGEST):
                 more, models = (_LARGE, _LARGEST), models[: len(_NARROW)]
         models += [loaded(shape) for shape in more if can_take(shape)]
-        cases = [TimedCase(model, rows) for model in models for rows in model.rows]
+        cases = [TimedCase(model, rows) for model in models for rows in _rows(model.shape)]
         if device is not None:
             cases.append(TimedCase(loaded(_NARROW[-1], moved=True), 1))
         widest = next(model for model in models if model.shape in (_WIDE, _LARGE))
@@ -125,16 +128,21 @@ def _measure_models(
     return DeviceTimes(tuple(steps), prompt, sent, moved)
 
 
+def _rows(shape: RandomModelShape) -> tuple[int, ...]:
+    """The rows of the steps that a model is measured with."""
+    return (1, 4) if shape is _MIDDLE else (1, MAX_ROWS) if shape in (_WIDE, _DEEP, _LARGE) else (1,)
+
+
 def _fits(shape: RandomModelShape, room_bytes: int | None) -> bool:
     """Whether the shape, all smaller ones and their compute buffers fit."""
     return room_bytes is None or 4 * shape.read_bytes < room_bytes
 
 
-def _prompt_rows(model: "SampleModel") -> int:
+def _prompt_rows(model: SampleModel) -> int:
     """Tokens of a prompt that takes about `_PROMPT_S`: a power of two, up to a micro-batch."""
-    per_row_s = max((model.burst(_MAX_ROWS) - model.burst(1)) / (_MAX_ROWS - 1), 1e-9)
+    per_row_s = max((model.burst(MAX_ROWS) - model.burst(1)) / (MAX_ROWS - 1), 1e-9)
     n = 32
-    while n < _N_UBATCH and 2 * n * per_row_s < _PROMPT_S:
+    while n < N_UBATCH and 2 * n * per_row_s < _PROMPT_S:
         n *= 2
     return n
 
@@ -166,99 +174,6 @@ def _step(case: TimedCase, times: list[float]) -> StepTime:
         rows=case.rows,
         seconds=statistics.quantiles(times, n=4, method="inclusive")[0],
     )
-
-
-class SampleModel:
-    """A sample model on the device that is measured. Call `close` at the end."""
-
-    def __init__(
-        self,
-        shape: RandomModelShape,
-        request: CalibrationRequest,
-        handles: list[int],
-        folder: Path,
-        *,
-        moved: bool = False,
-    ) -> None:
-        """Write and load it; `moved`: with its feed-forward weights on the host. Raises ModelRefused."""
-        from vram_llm.llama import bindings as b
-        from vram_llm.llama.batch import TokenBatch
-        from vram_llm.llama.params import LOAD_WITHOUT_MMAP, ModelParams, context_params
-        from vram_llm.planner.llama_split import placement_from_counts
-        from vram_llm.planner.overrides import Override
-        from vram_llm.planner.types import HOST, Context
-
-        self.shape = shape
-        self.rows = (
-            (1, 4) if shape is _MIDDLE else (1, _MAX_ROWS) if shape in (_WIDE, _DEEP, _LARGE) else (1,)
-        )
-        ids = [request.device.id] if request.device else []
-        placement = placement_from_counts(ids, [shape.n_layers] * len(ids), shape.n_layers)
-        if moved:
-            override = Override.of(LayerPart.FFN, range(shape.n_layers), HOST)
-            placement = dataclasses.replace(placement, overrides=(override,))
-        context = Context(
-            n_ctx=2 * _N_UBATCH, parallel=_MAX_ROWS, kv_type_k="f16", kv_type_v="f16", n_batch=_N_UBATCH,
-            n_ubatch=_N_UBATCH, n_threads=request.n_threads[0], use_mmap=False, pipeline_copies=False,
-        )  # fmt: skip
-        params = ModelParams(placement, context, handles)
-        params.struct.load_mode = LOAD_WITHOUT_MMAP
-        path = folder / f"{shape.n_embd}-{shape.n_layers}.gguf"
-        try:
-            shape.write_random(path)
-        except OSError as error:
-            raise ModelRefused(
-                f"a model of {format_bytes(shape.read_bytes)} to measure with cannot be written to "
-                f"{folder.parent}: {error.strerror}; set TMPDIR to where there is room"
-            ) from error
-        self._b = b
-        self._model = b.C.llama_model_load_from_file(os.fsencode(path), params.struct)
-        path.unlink()
-        if not self._model:
-            raise ModelRefused(f"the device will not take a model to measure with: {b.last_errors()}")
-        self._ctx = b.C.llama_init_from_model(self._model, context_params(context))
-        if not self._ctx:
-            b.C.llama_model_free(self._model)
-            raise ModelRefused(f"the device will not take a context to measure with: {b.last_errors()}")
-        self._memory = b.C.llama_get_memory(self._ctx)
-        self._batch = TokenBatch(_N_UBATCH)
-
-    def burst(self, rows: int) -> float:
-        """Seconds of a decode step of `rows` sequences, one token each: the mean over a burst of them."""
-        self._b.C.llama_memory_clear(self._memory, False)
-        began, n = 0.0, 0
-        for position in range(_CELLS // rows):
-            if position == _WARM_STEPS:
-                began = time.perf_counter()
-            self._batch.clear()
-            for sequence in range(rows):
-                self._batch.add((sequence,), position, sequence, n_outputs=1)
-            self._decode()
-            n = position + 1 - _WARM_STEPS
-            if n >= _LEAST_STEPS and time.perf_counter() - began > _BURST_S:
-                break
-        return (time.perf_counter() - began) / n
-
-    def prompt(self, n_tokens: int) -> float:
-        """Seconds of a prompt of `n_tokens` in one micro-batch; one before it makes the graph."""
-        self._batch.clear()
-        self._batch.add(tuple(i % self.shape.n_vocab for i in range(n_tokens)), 0, 0, n_outputs=1)
-        began = 0.0
-        for _ in range(2):
-            self._b.C.llama_memory_clear(self._memory, False)
-            began = time.perf_counter()
-            self._decode()
-        return time.perf_counter() - began
-
-    def _decode(self) -> None:
-        if self._b.C.llama_decode(self._ctx, self._batch.struct) != 0:
-            raise ModelRefused("llama.cpp could not run a model to measure with")
-        self._b.C.llama_synchronize(self._ctx)
-
-    def close(self) -> None:
-        """Free the model."""
-        self._b.C.llama_free(self._ctx)
-        self._b.C.llama_model_free(self._model)
 
 
 if __name__ == "__main__":
