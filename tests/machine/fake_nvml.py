@@ -32,6 +32,8 @@ class FakeCard:
     fan_percent: int = 45
     ecc_errors: int = 0
     display: int = 0
+    peers: tuple[str, ...] = ()  # uuids of the cards whose memory it can read
+    nvlinks: tuple[str, ...] = ()  # uuids of the cards at the other end of an NVLink
     fails: dict[str, str] = field(default_factory=dict)  # the name of the error by function
 
 
@@ -99,6 +101,9 @@ def fake_nvml(*cards: FakeCard, init_fails: str | None = None) -> Any:
     fake.nvmlSystemGetDriverVersion = lambda: "580.65.06"
     fake.nvmlSystemGetCudaDriverVersion_v2 = lambda: 13000
     fake.nvmlDeviceGetCount = lambda: len(cards)
+    fake.nvmlDeviceGetP2PStatus = lambda one, other, index: (
+        0 if other.uuid in {0: one.peers, 2: one.nvlinks}[index] else 5
+    )
     add_query("nvmlDeviceGetHandleByIndex", lambda card: card)
     add_query("nvmlDeviceGetName", lambda card: card.name)
     add_query("nvmlDeviceGetUUID", lambda card: card.uuid)

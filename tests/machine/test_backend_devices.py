@@ -144,3 +144,18 @@ def test_dedicated_memory_of_integrated_graphics(
     (device,) = join_devices((), (), backends, HOST, {"0000:03:00.0": dedicated}).devices
     assert device.free_bytes == free_gib * GIB
     assert device.set_aside_bytes == free_dedicated_gib * GIB
+
+
+@pytest.mark.parametrize(
+    ("built", "libraries", "environ", "uses_nccl"),
+    [
+        (("CUDA", "CPU"), ("libcudart.so.12", "libnccl.so.2.27.5"), {}, True),
+        (("CUDA", "CPU"), ("libcudart.so.12",), {}, False),
+        (("CUDA", "CPU"), ("libnccl.so.2",), {"GGML_CUDA_ALLREDUCE": "internal"}, False),
+        (("ROCm", "CPU"), (), {}, None),
+    ],
+)
+def test_whether_llama_cpp_uses_nccl(
+    built: tuple[str, ...], libraries: tuple[str, ...], environ: dict[str, str], uses_nccl: bool | None
+) -> None:
+    assert Backends(built=built, libraries=libraries).uses_nccl(environ) is uses_nccl

@@ -256,3 +256,26 @@ def test_unreported_memory_in_use_is_left_out(
 def test_without_a_driver_no_memory_is_reported(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", module)
     assert nvml.memory_usage(1) == ({}, {}, None)
+
+
+def test_the_ways_between_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peer access counts in both directions."""
+    fake = fake_nvml(
+        FakeCard(uuid="a", peers=("b", "c"), nvlinks=("b",)),
+        FakeCard(uuid="b", peers=("a",), nvlinks=("a",)),
+        FakeCard(uuid="c"),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    found = {"".join(sorted(pair.uuids)): pair for pair in nvml.card_pairs()}
+    assert {name: (pair.has_peer_access, pair.has_nvlink) for name, pair in found.items()} == {
+        "ab": (True, True),
+        "ac": (False, False),
+        "bc": (False, False),
+    }
+    assert fake.shut_down == 1
+
+
+def test_no_driver_knows_no_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = fake_nvml(FakeCard(), init_fails="NVMLError_DriverNotLoaded")
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    assert nvml.card_pairs() == ()

@@ -45,11 +45,22 @@ class Backends:
     devices: tuple[BackendDevice, ...] = ()
     notes: tuple[str, ...] = ()
     is_known: bool = True  # False: llama.cpp could not list its devices
+    libraries: tuple[str, ...] = ()  # of drivers, that it has loaded: "libnccl.so.2.27.5"
 
     @property
     def kinds(self) -> frozenset[DeviceKind]:
         """The kinds of devices that llama.cpp is built for, present or not."""
         return frozenset(KINDS[name] for name in self.built if name in KINDS)
+
+    def uses_nccl(self, environ: Mapping[str, str]) -> bool | None:
+        """Whether its CUDA back end adds sums of several cards up by NCCL; None: it has no such back end.
+
+        $GGML_CUDA_ALLREDUCE of ggml-cuda.cu chooses another way.
+        """
+        if "CUDA" not in self.built:
+            return None
+        is_loaded = any(name.startswith("libnccl") for name in self.libraries)
+        return is_loaded and environ.get("GGML_CUDA_ALLREDUCE", "nccl") == "nccl"
 
 
 class DedicatedMemory(NamedTuple):

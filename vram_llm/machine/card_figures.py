@@ -94,6 +94,11 @@ _VULKAN_READS = {"BF16": 0.34}
 _VULKAN_PROMPTS = {"BF16": 0.2, "Q3_K": 0.68, "Q4_K": 0.68, "Q5_K": 0.68, "Q6_K": 0.68}
 
 
+# types with a codebook: 27B as UD-IQ2_XXS on an RTX 3080, 45.9 tok/s, and as UD-IQ3_XXS by tensors on an RTX
+# 3080 Ti with a 3060 Ti, 39.4 (sudoingX/qwen38-mtp, 2026-08); other types need no figure of their own
+_NVIDIA_READS = dict.fromkeys(("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), 0.72)
+
+
 def _nvidia(read: float, layer_us: float, flops: float | None, *, wide: float = 1.0) -> CardFigures:
     return CardFigures(
         read_share=read, layer_overhead_s=layer_us * 1e-6, flops_per_byte=flops, launches=_NVIDIA,
@@ -106,6 +111,7 @@ def _nvidia(read: float, layer_us: float, flops: float | None, *, wide: float = 
         expert_rows_share=0.65, expert_rows_s=85e-6, latent_rows_s=130e-6,
         # pp of gpt-oss, Qwen3 MoE, DeepSeek V2 Lite; micro-batches of 16 to 4096 on P40, RTX 3090, RTX 4090
         expert_prompt_share=0.53, expert_half_rows=21.0, half_rows=6.0, state_reuse=4.0,
+        read_types=_NVIDIA_READS,
     )  # fmt: skip
 
 
@@ -144,7 +150,9 @@ def _apple(read: float, layer_us: float, flops: float) -> CardFigures:
 
 _FIGURES = {
     ChipGeneration.PASCAL: _nvidia(0.87, 60, 38),  # Tesla P40
-    ChipGeneration.PASCAL_HBM: _nvidia(0.6, 80, 25),  # none: as Volta's neighbour
+    ChipGeneration.PASCAL_HBM: _nvidia(
+        0.27, 80, 25
+    ),  # P100 with an RTX 3060: 27B Q4_K_M by layers, by tensors
     ChipGeneration.VOLTA: _nvidia(0.78, 95, 40, wide=0.3),  # V100: 7B, 27B, DeepSeek V2 Lite (pp at 32k)
     ChipGeneration.TURING: _nvidia(0.9, 80, 56),  # Quadro RTX 6000 and 8000, RTX 2080
     ChipGeneration.AMPERE_HBM: _nvidia(0.56, 45, 49),  # A30; A100 of 2024 without CUDA graphs (90 us)

@@ -10,7 +10,7 @@ from vram_llm.machine import catalog, graphics, nvml, processors
 from vram_llm.machine.backend_devices import Backends, join_devices
 from vram_llm.machine.datasheet_speed import pcie_link, with_datasheet_speeds
 from vram_llm.machine.host import ROOT, read_host
-from vram_llm.machine.types import Device, Fact, Host, Machine, Source
+from vram_llm.machine.types import Device, Fact, Host, Machine, Source, SumFacts
 from vram_llm.machine.what_if import parse_rigs
 from vram_llm.machine.what_if_host import NO_DESCRIPTION, HostDescription
 from vram_llm.units import GIB
@@ -33,7 +33,15 @@ def detect(backends: Backends, root: Path = ROOT, environ: Mapping[str, str] = o
     notes = (*visible.notes, *joined.notes, *unused)
     if devices:
         notes = tuple(note for note in notes if note != nvml.NO_DRIVER)
-    return with_datasheet_speeds(Machine(devices=devices, host=host, notes=notes))
+    machine = Machine(devices=devices, host=host, notes=notes, sums=sum_facts(backends, environ))
+    return with_datasheet_speeds(machine)
+
+
+def sum_facts(backends: Backends, environ: Mapping[str, str] = os.environ) -> SumFacts:
+    """What the driver and `backends` say of sums between cards of this computer."""
+    if "CUDA" not in backends.built:
+        return SumFacts()
+    return SumFacts(pairs=nvml.card_pairs(), uses_nccl=backends.uses_nccl(environ))
 
 
 def what_if(

@@ -1,13 +1,15 @@
 """NVIDIA cards as their driver describes them. Only this module imports pynvml."""
 
 from collections.abc import Callable, Mapping
+from itertools import combinations
 from typing import Any, NamedTuple
 
 from vram_llm.machine.datasheet_speed import pcie_link
-from vram_llm.machine.types import Device, DeviceKind, Fact, Host, Link, Source
+from vram_llm.machine.types import CardPair, Device, DeviceKind, Fact, Host, Link, Source
 
 ALIGNMENT_BYTES = 128  # ggml-cuda.cu, ggml_backend_cuda_buffer_type_get_alignment
 ROW_PADDING = 512  # ggml-cuda/common.cuh, MATRIX_ROW_PADDING
+_P2P_READ, _P2P_NVLINK, _P2P_OK = 0, 2, 0  # nvml.h; some versions of pynvml have a tuple for the first
 NO_DRIVER = "There is no NVIDIA driver on this machine."
 
 
@@ -91,6 +93,37 @@ def driver_versions() -> DriverVersions:
         )
     finally:
         query(nvml, nvml.nvmlShutdown)
+
+
+def card_pairs() -> tuple[CardPair, ...]:
+    """The ways between NVIDIA cards, for each two of them whose way the driver describes."""
+    try:
+        import pynvml as nvml
+    except ImportError:
+        return ()
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return ()
+    try:
+        indices = range(query(nvml, nvml.nvmlDeviceGetCount) or 0)
+        handles = [query(nvml, nvml.nvmlDeviceGetHandleByIndex, index) for index in indices]
+        found = (_card_pair(nvml, *two) for two in combinations(handles, 2) if None not in two)
+        return tuple(pair for pair in found if pair is not None)
+    finally:
+        query(nvml, nvml.nvmlShutdown)
+
+
+def _card_pair(nvml: Any, one: Any, other: Any) -> CardPair | None:
+    """The way between two cards: peer access in both directions, and NVLink."""
+    uuids = [query(nvml, nvml.nvmlDeviceGetUUID, each) for each in (one, other)]
+    ways = [query(nvml, nvml.nvmlDeviceGetP2PStatus, *two, _P2P_READ) for two in ((one, other), (other, one))]
+    if None in ways or None in uuids:
+        return None
+    has_access = all(way == _P2P_OK for way in ways)
+    is_linked = query(nvml, nvml.nvmlDeviceGetP2PStatus, one, other, _P2P_NVLINK) == _P2P_OK
+    known = frozenset(str(uuid) for uuid in uuids)
+    return CardPair(uuids=known, has_peer_access=has_access, has_nvlink=is_linked)
 
 
 def shared_memory_note(name: str) -> str:

@@ -29,6 +29,7 @@ from vram_llm.planner.search.prompt_choice import choose_prompts, plan_with_prom
 from vram_llm.planner.search.search import plan_fewest_on_host
 from vram_llm.planner.search.tensor_search import TensorChoice, choose_split_mode
 from vram_llm.planner.speed_notes import speed_notes
+from vram_llm.planner.sum_notes import sum_notes
 from vram_llm.planner.tensor_split import SplitMode
 from vram_llm.planner.types import (
     PLAN_VERSION,
@@ -107,7 +108,7 @@ def make_plan(
         serving=_serving(workload.serving, profile, chosen, machine),
         host=machine.host,
     )
-    return replace(plan, notes=(*plan.notes, *idle_notes(plan), *link_notes(plan)))
+    return replace(plan, notes=(*plan.notes, *sum_notes(plan), *idle_notes(plan), *link_notes(plan)))
 
 
 def _notes(

@@ -81,7 +81,8 @@ from vram_llm.planner.memory.moved_weights import MovedPart, moved_by_layer
 from vram_llm.planner.mtp import EXPECTED_DRAFTED
 from vram_llm.planner.run_costs import RunCosts
 from vram_llm.planner.speed_error import device_error, mean_error, of_streams, range_around
-from vram_llm.planner.types import HOST, Context, DeviceTime, Objective, Placement, SpeedEstimate, Workload
+from vram_llm.planner.step_times import DeviceTime
+from vram_llm.planner.types import HOST, Context, Objective, Placement, SpeedEstimate, Workload
 
 _F32 = 4
 OFFLOAD_MIN_ROWS = 32  # GGML_OP_OFFLOAD_MIN_BATCH's default

@@ -11,6 +11,11 @@ predicted does so in both. Of device i's error only the part counts by which its
 differ; the rest cancels. What differs besides, launches and splits, adds PAIR_ERROR:
 
     error of the ratio = sqrt(PAIR_ERROR^2 + sum over i of ((share_i - share'_i) * error_i)^2)
+
+A tensor split adds TENSOR_ERROR to its devices' errors. It is faster or slower than a split by layers for
+certain if their times differ by SPLIT_MODES_ERROR: for seven published pairs of cards (bench/tensor_rows.csv)
+the predicted ratio was off by up to 0.12, for a model with experts on an early build by 0.34
+(ggml-org/llama.cpp#19378).
 """
 
 import math
@@ -24,6 +29,8 @@ from vram_llm.planner.types import SpeedEstimate
 
 PAIR_ERROR = 0.03
 STREAMS_ERROR = 0.07  # more, for several streams
+TENSOR_ERROR = 0.15  # more, for tensor splits
+SPLIT_MODES_ERROR = 0.22  # of the ratio of the times by layers and by tensors
 
 
 class Width(NamedTuple):
@@ -125,12 +132,15 @@ def range_around(tokens_per_s: float, width: Width) -> SpeedRange:
 
 def is_certain(one: SpeedEstimate, other: SpeedEstimate) -> bool:
     """Whether it is certain which of two plans of a model on one computer decodes faster."""
-    shares = [{each.id: each.share for each in speed.devices} for speed in (one, other)]
-    errors = {each.id: each.error for speed in (one, other) for each in speed.devices}
-    if any(error is None for error in errors.values()):
-        return True  # plans of older versions
-    apart = [
-        (shares[0].get(id, 0.0) - shares[1].get(id, 0.0)) * (error or 0.0) for id, error in errors.items()
-    ]
-    error = math.hypot(PAIR_ERROR, *apart)
+    if (one.sums is None) != (other.sums is None):
+        error = SPLIT_MODES_ERROR
+    else:
+        shares = [{each.id: each.share for each in speed.devices} for speed in (one, other)]
+        errors = {each.id: each.error for speed in (one, other) for each in speed.devices}
+        if any(error is None for error in errors.values()):
+            return True  # plans of older versions
+        apart = [
+            (shares[0].get(id, 0.0) - shares[1].get(id, 0.0)) * (error or 0.0) for id, error in errors.items()
+        ]
+        error = math.hypot(PAIR_ERROR, *apart)
     return abs(math.log(other.step_s / one.step_s)) > error

@@ -8,18 +8,22 @@ device launches all kernels, so overheads are not shared.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vram_llm.machine.assumed_speed import with_assumed_speeds
 from vram_llm.machine.types import Device, Machine, Source
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.all_reduce import all_reduce_s, n_sums
+from vram_llm.planner.all_reduce import SumCost, n_sums, sum_cost
 from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.layer_times import PlaceTimes, kernels_of
 from vram_llm.planner.llama_split import placement_from_counts
 from vram_llm.planner.run_costs import RunCosts
 from vram_llm.planner.speed import Predictor, output_tensors
-from vram_llm.planner.types import Context, DeviceTime, Placement, SpeedEstimate, Workload
+from vram_llm.planner.speed_error import TENSOR_ERROR, Width, range_around
+from vram_llm.planner.speed_range import SpeedRange
+from vram_llm.planner.step_times import DeviceTime, StepSums
+from vram_llm.planner.types import Context, Placement, SpeedEstimate, Workload
 
 _F32 = 4
 
@@ -40,6 +44,7 @@ class TensorPredictor:
         self._layer_predictor = Predictor(profile, context, machine, workload)
         self._devices = {device.id: device for device in with_assumed_speeds(machine).devices}
         self._links = {device.id: device for device in machine.devices}
+        self._sum_facts = machine.sums
         self._n_sums = n_sums(profile)
         tensors = [*output_tensors(profile), *(t for layer in profile.layers for t in layer.tensors)]
         self._whole_bytes = sum(tensor.n_bytes for tensor in tensors)
@@ -51,10 +56,15 @@ class TensorPredictor:
 
     def __call__(self, placement: Placement, estimate: Estimate) -> SpeedEstimate:
         """The predicted speed of a placement whose bytes are known."""
-        predictor, ids = self._layer_predictor, placement.device_order
-        shares = [min(use.weights_bytes / self._whole_bytes, 1.0) for use in estimate.devices]
+        held = [min(use.weights_bytes / self._whole_bytes, 1.0) for use in estimate.devices]
+        return self.of_shares(placement.device_order, held)
+
+    def of_shares(self, ids: tuple[str, ...], shares: Sequence[float]) -> SpeedEstimate:
+        """The predicted speed of devices that hold these shares of all weights."""
+        predictor = self._layer_predictor
         step = [self._decode_costs(id, 1).fixed + share * self._decode_costs(id, 1).shared
                 for id, share in zip(ids, shares, strict=True)]  # fmt: skip
+        cost = self._sum_cost(ids)
         step_s = max(step) + self._sums_s(ids, 1)
         streams = predictor.streams
         streams_step_s = self._slowest_s(ids, shares, streams)
@@ -72,7 +82,7 @@ class TensorPredictor:
         )
         return replace(
             by_layers,
-            basis=max(by_layers.basis, Source.ESTIMATED, key=tuple(Source).index),
+            basis=max(by_layers.basis, cost.source, key=tuple(Source).index),
             step_s=step_s,
             tokens_per_s=1 / step_s,
             streams_step_s=streams_step_s,
@@ -84,20 +94,35 @@ class TensorPredictor:
                 DeviceTime(id=id, seconds=seconds, share=seconds / step_s)
                 for id, seconds in zip(ids, step, strict=True)
             ),
-            tokens_per_s_range=None,  # too few measurements of tensor splits
-            streams_tokens_per_s_range=None,
-            prompt_tokens_per_s_range=None,
+            tokens_per_s_range=_range(by_layers.tokens_per_s, by_layers.tokens_per_s_range, 1 / step_s),
+            streams_tokens_per_s_range=_range(
+                by_layers.streams_tokens_per_s, by_layers.streams_tokens_per_s_range, streams / streams_step_s
+            ),
+            prompt_tokens_per_s_range=_range(
+                by_layers.prompt_tokens_per_s,
+                by_layers.prompt_tokens_per_s_range,
+                predictor.prompt_tokens / (n_micro * stage_s),
+            ),
+            sums=StepSums(
+                count=self._n_sums,
+                seconds=cost.seconds(self._profile.n_embd * _F32),
+                source=cost.source,
+                way=cost.way,
+            ),
         )
 
-    def _slowest_s(self, ids: tuple[str, ...], shares: list[float], rows: int) -> float:
+    def _slowest_s(self, ids: tuple[str, ...], shares: Sequence[float], rows: int) -> float:
         """Seconds of a decode step of `rows` streams."""
         costs = [self._decode_costs(device_id, rows) for device_id in ids]
         slowest = max(cost.fixed + share * cost.shared for cost, share in zip(costs, shares, strict=True))
         return slowest + self._sums_s(ids, rows)
 
     def _sums_s(self, ids: tuple[str, ...], rows: int) -> float:
+        return self._n_sums * self._sum_cost(ids).seconds(rows * self._profile.n_embd * _F32)
+
+    def _sum_cost(self, ids: tuple[str, ...]) -> SumCost:
         devices: list[Device] = [self._links[device_id] for device_id in ids]
-        return self._n_sums * all_reduce_s(devices, rows * self._profile.n_embd * _F32)
+        return sum_cost(devices, self._sum_facts)
 
     def _decode_costs(self, device_id: str, rows: int) -> _Costs:
         return self._apart(device_id, self._layer_predictor.decode_costs(device_id, rows))
@@ -111,6 +136,14 @@ class TensorPredictor:
         _, launches = kernels_of(self._profile.layers)
         overhead_s = sum(map(times.overhead_s, launches)) + costs.fixed
         return _Costs(overhead_s, max(costs.run(0, self._profile.n_layers + 1) - overhead_s, 0.0))
+
+
+def _range(by_layers: float | None, likely: SpeedRange | None, tokens_per_s: float) -> SpeedRange | None:
+    """The range of a speed by tensors: that of the same devices by layers, and the error of the sums."""
+    if by_layers is None or likely is None:
+        return None
+    low, high = math.log(by_layers / likely.low), math.log(likely.high / by_layers)
+    return range_around(tokens_per_s, Width(math.hypot(low, TENSOR_ERROR), math.hypot(high, TENSOR_ERROR)))
 
 
 def _counts(n_layers: int, n_devices: int) -> list[int]:

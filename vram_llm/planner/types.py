@@ -16,6 +16,7 @@ from vram_llm.planner.processor_use import AS_USUAL, ProcessorUse
 from vram_llm.planner.published_speed import PublishedSpeed
 from vram_llm.planner.rope import AS_IN_FILE, Rope
 from vram_llm.planner.speed_range import SpeedRange
+from vram_llm.planner.step_times import DeviceTime, StepSums
 from vram_llm.planner.tensor_split import SplitChoice, SplitMode, TensorSplit
 from vram_llm.units import MIB
 
@@ -235,16 +236,6 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceTime:
-    """Time of one device, or of the host, in a decode step of one stream."""
-
-    id: str
-    seconds: float
-    share: float  # of the step
-    error: float | None = None  # |ln(measured / predicted)| of nine of ten measurements; None: unknown
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedEstimate:
     """Predicted speed of a placement. Unknown speeds are assumed.
 
@@ -268,6 +259,7 @@ class SpeedEstimate:
     tokens_per_s_range: SpeedRange | None = None  # None in plans of older versions
     streams_tokens_per_s_range: SpeedRange | None = None
     prompt_tokens_per_s_range: SpeedRange | None = None
+    sums: StepSums | None = None  # None: each device has whole layers
 
 
 Meter = Callable[[Placement], Estimate]

@@ -16,7 +16,8 @@ from vram_llm.machine.types import Machine, Source
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.disk.resident_weights import resident_shares, step_reads, weights_on_host
 from vram_llm.planner.speed_range import SpeedRange
-from vram_llm.planner.types import DISK, Context, DeviceTime, Placement, SpeedEstimate
+from vram_llm.planner.step_times import DeviceTime
+from vram_llm.planner.types import DISK, Context, Placement, SpeedEstimate
 
 _TRUST = tuple(Source)  # most trusted first
 _DISK_ERROR = 0.4  # of the waiting time: a guess, since caches and expert choice differ

@@ -118,6 +118,11 @@ def _limit(plan: Plan) -> tuple[str, ...]:
     reads = f", which reads {_reads(device)}" if device.speed is not None else ""
     if len(plan.speed.devices) == 1:
         return (f"Speed: {step} on {slowest.id}{reads}.",)
+    if (sums := plan.speed.sums) is not None:
+        waits = f"{sums.count * sums.seconds / plan.speed.step_s:.0%} of it for {sums.count} sums"
+        return (
+            f"Speed: devices compute at the same time; {step}, {waits}; the slowest is {slowest.id}{reads}.",
+        )
     return (
         f"Speed: devices compute one after the other; {step}, {slowest.share:.0%} of it on "
         f"{slowest.id}{reads}.",

@@ -8,6 +8,7 @@ from vram_llm.planner.report.answer import answer, bases, nearest_published
 from vram_llm.planner.report.context_prices import other_contexts
 from vram_llm.planner.report.device_table import device_table
 from vram_llm.planner.report.prompts import how_prompts_run
+from vram_llm.planner.report.split_modes import split_modes
 from vram_llm.planner.types import Companion, Context, Plan
 from vram_llm.text.lines import Line, Style, line, plain, printable, wrap
 from vram_llm.text.plain import ascii_text
@@ -74,6 +75,7 @@ def body(plan: Plan, width: int) -> list[Line]:
         *device_table(plan, width),
         *wrap(_how_to_read(plan), width, Style.DIM),
         *(row for companion in plan.companions for row in wrap(_companion(companion), width)),
+        *split_modes(plan, width),
     ]
 
 

@@ -86,7 +86,7 @@ def link_notes(plan: Plan) -> tuple[str, ...]:
             continue
         waits_s, name = 2 * link.latency_s.value, f"{device.name} ({device.id})"
         price = price_of_using(plan, device) or 0.0
-        is_used = device.id in plan.placement.device_order
+        is_used = device.id in plan.placement.device_order and plan.speed.sums is None
         if is_used and waits_s > _NOTABLE_SHARE * now_s:
             notes.append(
                 f"each token waits {1e3 * waits_s:,.3g} of {1e3 * now_s:,.3g} ms for the link of {name}: "

@@ -5,17 +5,22 @@ with which all devices take the same time, moves parts from devices that are ove
 then tries neighbours. Devices are left out, the slowest first, where that is faster.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vram_llm.errors import BadPlan, EngineDied, ModelRefused
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
+from vram_llm.planner.context import wants_auto_context
 from vram_llm.planner.llama_split import tensor_placement
 from vram_llm.planner.search.candidate import Candidate, expected_speed, uses_host
+from vram_llm.planner.speed import output_tensors
+from vram_llm.planner.speed_error import SPLIT_MODES_ERROR, is_certain
 from vram_llm.planner.tensor_speed import TensorPredictor
 from vram_llm.planner.tensor_split import SplitChoice, SplitMode
 from vram_llm.planner.types import Context, FlashAttention, MeterFor, Objective, Workload
+from vram_llm.units import format_bytes, format_count
 
 _NOTES = (
     "tensor split is experimental in llama.cpp; `vram-llm verify` checks bytes and logits",
@@ -23,7 +28,8 @@ _NOTES = (
 )
 _PARTS = 64  # a share is a multiple of 1/64
 _ROUNDS = 4
-_MIN_GAIN = 0.25  # of the time by layers: predictions of tensor splits are off by up to a fifth
+_CELLS = 256  # llama.cpp pads contexts to a multiple
+_LEAST_CONTEXT = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +63,41 @@ def choose_split_mode(
     found = None
     if (reason := refusal(profile, machine, workload, by_layers, exact)) is None:
         assert exact is not None
-        found, reason = _TensorSearch(profile, machine, workload, by_layers.context, exact).best()
+        for context in (by_layers.context, *_shorter(profile, workload, by_layers.context)):
+            found, reason = _TensorSearch(profile, machine, workload, context, exact).best()
+            if found is not None:
+                break
     if found is None:
         if is_told:
             raise BadPlan(f"no tensor split: {reason}; --split-mode layer plans whole layers")
         return TensorChoice(by_layers, None, (f"split by layers: no tensor split, {reason}",))
-    tensor_s, layer_s = (expected_speed(profile, machine, workload, c).step_s for c in (found, by_layers))
-    if is_told:
+    by_tensors, whole_layers = (expected_speed(profile, machine, workload, c) for c in (found, by_layers))
+    gain = whole_layers.step_s / by_tensors.step_s - 1
+    is_faster = gain > 0 and is_certain(whole_layers, by_tensors)
+    if is_told or is_faster or not by_layers.estimate.fits:
         return TensorChoice(found, by_layers if by_layers.estimate.fits else None, _NOTES)
-    if not by_layers.estimate.fits or tensor_s < (1 - _MIN_GAIN) * layer_s:
-        return TensorChoice(found, by_layers if by_layers.estimate.fits else None, _NOTES)
-    ratio = layer_s / tensor_s - 1
-    why = f"{ratio:+.0%} tokens per second by prediction, and {1 / (1 - _MIN_GAIN) - 1:.0%} are asked for"
-    return TensorChoice(by_layers, found, (f"split by layers: a tensor split has {why}",))
+    return TensorChoice(by_layers, found, (_why_layers(gain),))
+
+
+def _shorter(profile: ModelProfile, workload: Workload, context: Context) -> Iterator[Context]:
+    """Contexts for a tensor split that the user asks for, where the planner chooses the length."""
+    if workload.split_mode is not SplitChoice.TENSOR or not wants_auto_context(profile, workload):
+        return
+    step = _CELLS * context.n_caches
+    while (n_ctx := context.n_ctx // 2 // step * step) >= _LEAST_CONTEXT * context.n_caches:
+        context = replace(context, n_ctx=n_ctx)
+        yield context
+
+
+def _why_layers(gain: float) -> str:
+    """Why a tensor split that fits is not taken; `gain` is that of tokens per second."""
+    if gain < 0.005:
+        slower = f"{-gain:.0%} slower" if gain <= -0.005 else "not faster"
+        return f"split by layers: a tensor split is predicted {slower}"
+    return (
+        f"split by layers: a tensor split is predicted {gain:.0%} faster, within the error of such a "
+        f"prediction ({math.exp(SPLIT_MODES_ERROR) - 1:.0%}); --split-mode tensor takes it"
+    )
 
 
 def refusal(
@@ -86,19 +114,29 @@ def refusal(
     if exact is None:
         return "only llama.cpp's dry run counts its bytes, and there is none here"
     if context.flash_attn is FlashAttention.OFF:
-        return "it needs flash attention"
+        return "it needs flash attention, which --flash-attn off switches off"
     if context.pooling is not None:
         return "it is not planned for embeddings"
     if workload.loras or workload.control_vectors:
         return "it is not planned with LoRA adapters or control vectors"
     if context.n_mtp:
         return "it is not planned with an MTP head"
-    if workload.from_disk or workload.overrides or workload.kv_offload is False:
+    if workload.from_disk or workload.kv_offload is False:
         return "it is not planned with weights or caches on the host"
+    if workload.overrides:
+        return (
+            "its devices share every tensor, and --override-tensor, --cpu-moe and the like put some elsewhere"
+        )
     if workload.n_gpu_layers is not None and 0 <= workload.n_gpu_layers <= profile.n_layers:
-        return "it is not planned with layers on the host"
+        return (
+            f"its devices share all layers, and --n-gpu-layers {workload.n_gpu_layers} keeps some on the host"
+        )
     if uses_host(profile, by_layers.placement) and workload.split_mode is SplitChoice.AUTO:
-        return "the plan has weights on the host"
+        room = sum(device.budget_bytes(workload.reserve_bytes) for device in machine.devices)
+        n_bytes = sum(layer.bytes for layer in profile.layers)
+        n_bytes += sum(tensor.n_bytes for tensor in output_tensors(profile))
+        if room < n_bytes:
+            return f"the devices have room for {format_bytes(room)} of {format_bytes(n_bytes)} of weights"
     return None
 
 
@@ -112,7 +150,7 @@ class _TensorSearch:
         self._context = replace(context, pipeline_copies=False, backend_sampling=False, op_offload=False)
         self._measure = exact(self._context)
         self._predictor = TensorPredictor(profile, self._context, machine, workload)
-        self._reason = "no shares fit the devices"
+        self._reason = f"no shares fit the devices with a context of {format_count(context.n_ctx)}"
         self._seen: dict[tuple[tuple[str, ...], tuple[int, ...]], Candidate | None] = {}
 
     def best(self) -> tuple[Candidate | None, str]:
