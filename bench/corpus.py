@@ -1,13 +1,14 @@
 """Compare predictions with published measurements, row by row of a CSV file.
 
     python -m bench.corpus FILE.csv [--zoo FOLDER] [--out FILE] [--only host|cards] [--half 0|1]
-                           [--no-backend]
+                           [--no-backend] [--rows]
 
 FILE's columns are described in bench/corpus_rows.py; FOLDER holds the builders of the models' headers (see
 bench/corpus_models.py), by default the file's own folder. For each row with layers or experts on the host it
 prints the plan that was asked for, the measured and the predicted speed; rows that no plan can express are
 named with the reason. Rows on cards alone are asked as `vram-llm plan` would be, with the back end of AMD's
-cards ("R9700@Vulkan"), and summed up by class.
+cards ("R9700@Vulkan"), and summed up by class. Those of tensor splits are printed as well; there are more of
+them, with the same models by layers, in bench/tensor_rows.csv.
 A ratio is predicted / measured: above 1 is too fast. The error is the median of |ln ratio|.
 
 "in" is the share of rows within the range that the prediction gives for nine of ten, "near" that of rows
@@ -28,8 +29,17 @@ from pathlib import Path
 from statistics import median
 
 from bench.corpus_models import Shapes
-from bench.corpus_rows import Unasked, asked, check_askable, is_on_cards_alone, machine_of
+from bench.corpus_rows import (
+    Unasked,
+    asked,
+    check_askable,
+    is_on_cards_alone,
+    machine_of,
+    shares_tensors,
+    sums_of,
+)
 from vram_llm.errors import VramLLMError
+from vram_llm.machine.assumed_speed import device_speed
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import resolve_context
@@ -38,6 +48,7 @@ from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.speed_error import Width
 from vram_llm.planner.speed_range import SpeedRange
+from vram_llm.planner.tensor_speed import TensorPredictor
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import FlashAttention, Placement, SpeedEstimate, Workload
 
@@ -84,7 +95,7 @@ def predicted(row: dict[str, str], shapes: Shapes) -> Result:
         if is_on_cards_alone(row):
             machine = machine_of(row)
             result.words = f'--gpu "{row["gpus"]}"'
-            speed = _planned(row, model, machine)
+            speed = (_by_tensors if shares_tensors(row) else _planned)(row, model, machine)
         else:
             ask = asked(row, model)
             machine, result.words = ask.machine, ask.words
@@ -110,6 +121,20 @@ def _planned(row: dict[str, str], model: ModelProfile, machine: Machine) -> Ask:
         if found.placement.cpu_layers:
             raise Unasked(f"the planner puts {found.placement.cpu_layers} layers on the host")
         return expected_speed(model, machine, wish, found)
+
+    return ask
+
+
+def _by_tensors(row: dict[str, str], model: ModelProfile, machine: Machine) -> Ask:
+    """By equal shares, unless the row says others; the first is the fastest card's, as CUDA counts."""
+    machine = sums_of(row, machine)
+    cards = sorted(machine.devices, key=lambda card: -device_speed(card).read_bytes_per_s.value)
+    ids = tuple(card.id for card in cards)
+    shares = tuple(map(float, row["split"].split(","))) if row["split"] else (1.0,) * len(ids)
+
+    def ask(wish: Workload) -> SpeedEstimate:
+        predictor = TensorPredictor(model, resolve_context(model, machine, wish), machine, wish)
+        return predictor.of_shares(ids, [share / sum(shares) for share in shares])
 
     return ask
 
@@ -221,6 +246,7 @@ _GROUPS: dict[str, Callable[[dict[str, str]], str]] = {
     "depth": _depth,
     "host": lambda row: row["host_cpu"] or "unknown",
     "streams": lambda row: row["streams"],
+    "split": lambda row: "by tensors" if shares_tensors(row) else "by layers",
 }
 
 
@@ -290,6 +316,9 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path, help="folder of zoo_extra.py; default: the file's")
     parser.add_argument("--out", type=Path, help="write all predictions to this CSV file")
     parser.add_argument("--only", choices=("host", "cards"))
+    parser.add_argument(
+        "--rows", action="store_true", help="print every row, not only those of tensor splits"
+    )
     parser.add_argument("--half", type=int, choices=(0, 1), help="every second row of either kind")
     parser.add_argument("--no-backend", action="store_true", help="do not say whether ROCm or Vulkan")
     options = parser.parse_args()
@@ -318,6 +347,8 @@ def main() -> None:
         for result in others:
             if result.trouble:
                 print(f"left out: {result.row['id']}  {result.trouble}")
+            elif shares_tensors(result.row) or options.rows:
+                _print_row(result)
     if options.out:
         _write(results, options.out)
 

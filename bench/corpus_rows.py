@@ -2,16 +2,19 @@
 
 Columns as in the CSV files that `bench.corpus` reads: gpus ("2x RTX 3090"; empty for the processor alone),
 host_cpu, host_ram, placement ("all on GPU", "--n-cpu-moe 27", "-cmoe", "-ngl 25", "-ot ffn of layers 13-93 =
-CPU", "CPU only"), split, depth, streams, gen_tokens, n_ubatch, kv_type, flash_attn.
+CPU", "CPU only"), split, depth, streams, gen_tokens, n_ubatch, kv_type, flash_attn. `expressible` names a
+"tensor" split; its shares count in CUDA's order, the fastest card first. `sums` says how its cards add up.
 """
 
 import re
+from dataclasses import replace
+from itertools import combinations
 from typing import NamedTuple
 
 from vram_llm.errors import BadHost, UnknownDevice
 from vram_llm.machine import processors
 from vram_llm.machine.detect import what_if
-from vram_llm.machine.types import Host, Machine
+from vram_llm.machine.types import CardPair, Host, Machine, SumFacts
 from vram_llm.machine.what_if_host import HostDescription
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.tensors import LayerPart
@@ -44,6 +47,24 @@ def is_on_cards_alone(row: dict[str, str]) -> bool:
     return row["placement"] == "all on GPU"
 
 
+def shares_tensors(row: dict[str, str]) -> bool:
+    """Whether its devices share every layer."""
+    return "tensor" in row["expressible"]
+
+
+def sums_of(row: dict[str, str], machine: Machine) -> Machine:
+    """`machine`, whose cards add up as a row says: "own", "NCCL", "NCCL, peer access", or unknown."""
+    told = row.get("sums") or ""
+    cards = tuple(replace(card, uuid=f"card {i}") for i, card in enumerate(machine.devices))
+    pairs = (
+        CardPair(uuids=frozenset((one.uuid, other.uuid)), has_peer_access="peer" in told, has_nvlink=False)
+        for one, other in combinations(cards, 2)
+        if one.uuid and other.uuid
+    )
+    facts = SumFacts(pairs=tuple(pairs), uses_nccl="NCCL" in told) if told else SumFacts()
+    return replace(machine, devices=cards, sums=facts)
+
+
 def asked(row: dict[str, str], model: ModelProfile) -> Asked:
     """The plan of a row with layers or experts on the host. Raises Unasked."""
     check_askable(row)
@@ -62,8 +83,6 @@ def check_askable(row: dict[str, str]) -> None:
     """Raises Unasked with the reason why the planner cannot be asked for a row."""
     if row["placement"].startswith("RPC"):
         raise Unasked("a worker over a network of unknown latency")
-    if "tensor" in row["expressible"]:
-        raise Unasked("tensor split")
     if "not fit" in row["expressible"]:
         raise Unasked("does not fit; the driver spilled it to the host's memory")
     if "paging" in row["notes"]:
