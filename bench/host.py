@@ -21,8 +21,7 @@ from vram_llm.workflows import detection, planning
 _PARTS = {
     "llama_s": "in llama.cpp",
     "sampling_s": "sampling",
-    "host_s": "in everything else, of which",
-    "host_cpu_s": "on a processor",
+    "host_s": "in everything else",
 }
 _IDLE_S = 1.0
 _UNTIMED = 20  # tokens of each stream: by then all decode

@@ -329,7 +329,7 @@ def test_images_of_cancelled_requests_are_not_read(loop: Loop) -> None:
     pictures._reading.submit(go_on.wait, PATIENCE_S)
     loop.submit(seen("a", png(1)))
     loop.submit(seen("b", png(1)))
-    reading = loop._new._pending._waiting[0].prompt
+    reading = loop._new._pending.waiting[0].prompt
     assert isinstance(reading, Future)
     loop.cancel("a")
     assert not reading.cancelled(), "the other choice waits for it"

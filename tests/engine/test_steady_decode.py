@@ -128,7 +128,7 @@ def test_a_stream_that_may_draft_decodes_steadily_while_its_text_is_new(model: L
     loop = _submit(model, _request("new", sampling=SamplingParams(seed=5, temperature=3.0), max_tokens=50))
     is_steady = []
     for _ in range(45):
-        is_steady.append(loop.step().tick is not None)
+        is_steady.append(loop.step()[0] is not None)
         lookup = loop._generations["new"].lookup
         assert lookup is not None
         assert not lookup.tokens_until_credit
@@ -150,7 +150,7 @@ def test_a_text_that_repeats_ends_a_steady_decode_for_drafts(model: LoadedModel)
 def test_a_tick_names_its_requests_once(model: LoadedModel) -> None:
     loop = _submit(model, _request("a"), _request("b"))
     ticks = [_first_tick(loop)]
-    while (tick := loop.step().tick) is not None and not tick.ids:
+    while (tick := loop.step()[0]) is not None and not tick.ids:
         ticks.append(tick)
     assert ticks[0].ids == ["a", "b"]
     assert len(ticks) > 1
@@ -173,7 +173,7 @@ def test_a_request_that_wants_more_than_tokens_gets_full_steps(model: LoadedMode
 
 def _first_tick(loop: Loop) -> DecodeTick:
     """The tick of the first steady step."""
-    while (tick := loop.step().tick) is None:
+    while (tick := loop.step()[0]) is None:
         pass
     return tick
 
@@ -181,7 +181,7 @@ def _first_tick(loop: Loop) -> DecodeTick:
 def _in_a_run(loop: Loop) -> None:
     """Run two steady steps, which are not committed yet."""
     _first_tick(loop)
-    assert loop.step().tick is not None
+    assert loop.step()[0] is not None
 
 
 def test_a_new_request_is_admitted_at_the_next_step(model: LoadedModel) -> None:
@@ -197,7 +197,7 @@ def test_a_new_request_without_a_free_slot_does_not_end_a_steady_decode(model: L
     loop = _submit(model, *(_request(f"r{i}") for i in range(8)))
     _in_a_run(loop)
     loop.submit(_request("late"))
-    assert loop.step().tick is not None
+    assert loop.step()[0] is not None
 
 
 def test_a_cancelled_request_frees_all_it_holds(model: LoadedModel) -> None:

@@ -180,7 +180,7 @@ def test_what_is_plain_of_a_token_is_what_a_stream_says_of_it(model: LoadedModel
     while vocab.note_more():
         pass
     assert not vocab.note_more()
-    plain = {token: text for token, text in enumerate(vocab.plain) if text is not None}
+    plain = {token: text for token, text in enumerate(vocab.plain) if text}
     assert len(plain) > 100
     for token, text in plain.items():
         for shown in (True, False):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import NamedTuple
 
 from vram_llm.engine.kv_cache.prefix_cache import PrefixCache
@@ -70,24 +71,29 @@ class BatchRunner:
         while chunks:
             self._cache.make_room(sum(chunk.count + len(chunk.draft) for chunk in chunks))
             computed = self._fill(chunks)
-            status, seconds = self.decode()
+            status, seconds = self._decode()
             if status != NO_ROOM:
                 self.note_computed(chunks, seconds)
                 return computed
             chunks = self._shrink_batch(chunks)
         return []
 
-    def decode(self) -> tuple[int, float]:
+    def _decode(self) -> tuple[int, float]:
         """Compute the model's batch: 0 or NO_ROOM, and the seconds it took. Raises EngineDied."""
-        with self._recorder.llama:
-            status = self._model.decode()
-            self._model.wait()
-        if status not in (0, NO_ROOM):
-            raise self._decode_error(status)
-        seconds = self._recorder.llama.last_s
+        began = perf_counter()
+        status = self._model.decode()
+        self._model.wait()
+        seconds = perf_counter() - began
+        self._recorder.llama.add(seconds)
+        self.check(status)
         if self.on_computed is not None and status == 0:
             self.on_computed()
         return status, seconds
+
+    def check(self, status: int) -> None:
+        """Raises EngineDied if a batch of the model ended with this status, neither 0 nor NO_ROOM."""
+        if status not in (0, NO_ROOM):
+            raise self._decode_error(status)
 
     def note_computed(self, chunks: list[Chunk], seconds: float) -> None:
         """Record the chunks of a step that took `seconds` in sequences, cache, stats and policies."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 from vram_llm.engine import wire
 from vram_llm.engine.batch_runner import BatchRunner, StepCosts
@@ -16,7 +15,7 @@ from vram_llm.engine.memory_guard import MemoryGuard
 from vram_llm.engine.memory_readings import reserves
 from vram_llm.engine.new_requests import NewRequests, NewSequence
 from vram_llm.engine.prefill_budget import PrefillBudget
-from vram_llm.engine.request import DecodeTick, FinishReason, Image, Request, TokenEvent
+from vram_llm.engine.request import DecodeTick, FinishReason, Request, TokenEvent
 from vram_llm.engine.sampling.device_slots import DeviceSamplerSlots
 from vram_llm.engine.scheduler import Scheduler
 from vram_llm.engine.sequence import Chunk, Sequence, by_adapters
@@ -32,17 +31,13 @@ from vram_llm.engine.stats_recorder import StatsRecorder
 from vram_llm.engine.steady_decode import SteadyDecode, steady_decode_after
 from vram_llm.errors import RequestTimeout
 from vram_llm.llama.cells import MAX_SLOTS
-from vram_llm.llama.model import NO_ROOM, LoadedModel
+from vram_llm.llama.model import LoadedModel
 
+StepOutput = tuple[DecodeTick | None, list[TokenEvent]]
+"""The results of one step: a token for each stream of a steady step, else None; and events.
 
-class StepOutput(NamedTuple):
-    """The results of one step. `tick` has a token for each stream of a steady step; else it is None.
-
-    `events` are those of all other sequences that have any, and of streams that ended.
-    """
-
-    tick: DecodeTick | None
-    events: list[TokenEvent]
+Events are those of all other sequences that have any, and of streams that ended.
+"""
 
 
 class Loop:
@@ -80,6 +75,7 @@ class Loop:
         self._runner = BatchRunner(model, self._cache, self._scheduler, costs, self.recorder)
         self.threads = TokenizerThreads()
         self._new = NewRequests(model, self._device_slots, row_cost, costs.drafts, self.threads)
+        self.count_tokens = self._new.count_tokens  # thread-safe
         drafter = _drafter(model, draft, costs.drafts, self.recorder)
         self._mtp = drafter if isinstance(drafter, MtpRunner) else None
         self._runner.on_computed = self._mtp.note_step if self._mtp is not None else None
@@ -104,7 +100,7 @@ class Loop:
     @property
     def is_idle(self) -> bool:
         """True if a step would have nothing to do."""
-        return not self._generations and not self._new and not self.slot_actions
+        return not (self._generations or self._new.waiting or self.slot_actions.orders)
 
     def stats(self) -> EngineStats:
         """Costs of all steps so far, and the current state."""
@@ -116,10 +112,6 @@ class Loop:
         """Accept a request. Returns the event that refuses it, or the first of its progress events."""
         new = self._new.add(request)
         return self._begin(new) if isinstance(new, tuple) else new
-
-    def count_tokens(self, text: str, images: tuple[Image, ...], *, add_special: bool) -> list[int]:
-        """A prompt's tokens, -1 for each row of an image. Thread-safe. Raises RequestError."""
-        return self._new.count_tokens(text, images, add_special=add_special)
 
     def cancel(self, request_id: str) -> None:
         """Drop a request and free its slot; no event follows. An unknown id is no error."""
@@ -144,44 +136,48 @@ class Loop:
 
     def step(self) -> StepOutput:
         """Run one batch. Raises EngineDied if llama.cpp fails."""
-        output = self._steady_step()
-        output = output if output is not None else StepOutput(None, self._full_step())
-        self.slot_actions.report()
-        return output
+        steady = self._steady
+        if steady is not None and not steady.n_left:
+            steady = self._renew(steady)
+        new, scheduler, slots = self._new.waiting, self._scheduler, self.slot_actions
+        waits = new or scheduler.waiting or slots.orders  # mostly not, and these are quick to look at
+        if steady is None or (waits and (new or scheduler.may_admit or slots.is_due)):
+            return None, self._full_step()
+        tick = steady.step()
+        if tick is not None and not steady.watched:
+            return tick, []
+        return self._finish_steady(steady, tick)
 
     # -- steady steps ----------------------------------------------------------------------------
 
-    def _steady_step(self) -> StepOutput | None:
-        """A step of streams that only decode, without scheduling; None if a full step is due."""
-        steady = self._steady
-        if steady is not None and not steady.n_left:
+    def _renew(self, steady: SteadyDecode) -> SteadyDecode | None:
+        """The steady decode after one that has no steps left; None if a full step has to come first."""
+        self._commit_steady()
+        chunks = steady.chunks()
+        self._draft_scheduler.add_drafts(chunks, self._generations)
+        if not any(chunk.draft for chunk in chunks):
+            self._steady = self._steady_after(chunks)
+        return self._steady
+
+    def _finish_steady(self, steady: SteadyDecode, tick: DecodeTick | None) -> StepOutput:
+        """End a steady decode after a step in which a text may end, or none was computed."""
+        if steady.status != 0:
+            self._runner.check(steady.status)
+            return None, self._full_step()
+        if tick is None:
             self._commit_steady()
             chunks = steady.chunks()
-            self._draft_scheduler.add_drafts(chunks, self._generations)
-            has_drafts = any(chunk.draft for chunk in chunks)
-            steady = self._steady = None if has_drafts else self._steady_after(chunks)
-        if steady is None or self._new or self._scheduler.may_admit or self.slot_actions.is_due:
-            return None
-        steady.fill()
-        status, seconds = self._runner.decode()
-        if status == NO_ROOM:
-            return None
-        with self.recorder.sampling:
-            tokens = steady.sample()
-        tick = steady.write(tokens, seconds)
-        if tick is None:  # one of the tokens may end its stream
+            self._runner.note_computed(chunks, steady.last_s)
+            pairs = zip(chunks, steady.tokens, strict=True)
+            events = [self._deliver(chunk, SampledTokens([token])) for chunk, token in pairs]
+        else:
+            if not (stopped := steady.stopped):
+                return tick, []
             self._commit_steady()
-            chunks = steady.chunks()
-            self._runner.note_computed(chunks, seconds)
-            pairs = zip(chunks, tokens, strict=True)
-            return StepOutput(None, [self._deliver(chunk, SampledTokens([token])) for chunk, token in pairs])
-        stopped = steady.stopped
-        if stopped:
-            self._commit_steady()
-        return StepOutput(
-            tick,
-            [self._deliver(Chunk(sequence, sequence.n_cached, 1), SampledTokens()) for sequence in stopped],
-        )
+            chunks = [Chunk(sequence, sequence.n_cached, 1) for sequence in stopped]
+            events = [self._deliver(chunk, SampledTokens()) for chunk in chunks]
+        self.slot_actions.report()
+        return tick, events
 
     def _steady_after(self, chunks: list[Chunk]) -> SteadyDecode | None:
         """The steady decode after a step that computed `chunks`, those of all running sequences."""
@@ -205,9 +201,9 @@ class Loop:
     def _full_step(self) -> list[TokenEvent]:
         """Schedule, and run one batch for each set of adapters. Returns the events of all sequences."""
         self._commit_steady()
-        if self.slot_actions:
-            self.slot_actions.run(is_idle=not self._generations and not self._new)
-        begun = self._begin_ready() if self._new else []
+        if self.slot_actions.orders:
+            self.slot_actions.run(is_idle=not self._generations and not self._new.waiting)
+        begun = self._begin_ready() if self._new.waiting else []
         self._scheduler.make_room()
         groups = by_adapters(self._scheduler.schedule())
         self._scheduler.report_waiting()
@@ -215,6 +211,7 @@ class Loop:
         events = begun + [event for chunks in groups for event in self._run_group(chunks)]
         if len(groups) == 1 and len(groups[0]) == len(self._scheduler.running):
             self._steady = self._steady_after(groups[0])
+        self.slot_actions.report()
         return events
 
     def _begin(self, new: NewSequence) -> TokenEvent | None:

@@ -52,10 +52,7 @@ class NewRequests:
         self._threads = threads
         self._shared: tuple[Request, Job[TokenizedPrompt]] | None = None  # `n` choices share a prompt
         self._pending = PendingRequests(self._forget)
-
-    def __len__(self) -> int:
-        """Requests that wait for their text, their images or their grammar."""
-        return len(self._pending)
+        self.waiting = self._pending.waiting  # for their text, their images or their grammar
 
     def add(self, request: Request) -> NewSequence | TokenEvent | None:
         """Its sequence, the event that refuses it, or None if it must wait: then `ready` returns it."""

@@ -56,22 +56,18 @@ class SlotActions:
         self._cache = cache
         self._slots = slots
         self._send = send
-        self._open: dict[str, _Open] = {}
+        self.orders: dict[str, _Open] = {}  # that are not done
         self._files = ThreadPoolExecutor(1, "slots")
         self._writing: Future[None] | None = None  # the state that was saved last
 
-    def __len__(self) -> int:
-        """Orders that a step has to do something for."""
-        return len(self._open)
-
     def add(self, order: SlotOrder) -> None:
         """Do `order` as soon as its slot is free."""
-        self._open[order.id] = _Open(order, time.perf_counter())
+        self.orders[order.id] = _Open(order, time.perf_counter())
         self._read_next()
 
     def cancel(self, order_id: str) -> None:
         """Drop an order that is not done; an unknown id is no error."""
-        opened = self._open.pop(order_id, None)
+        opened = self.orders.pop(order_id, None)
         if opened is not None and opened.reading is not None:
             opened.reading.cancel()
             self._read_next()
@@ -79,18 +75,18 @@ class SlotActions:
     @property
     def is_due(self) -> bool:
         """Whether one of the orders can be done now."""
-        return any(map(self._can_be_done, self._open.values()))
+        return any(map(self._can_be_done, self.orders.values()))
 
     def run(self, *, is_idle: bool) -> None:
         """Do the orders that can be done. If `is_idle`, waits a moment for the thread, if it is needed."""
         if is_idle and not self.is_due:
-            work: list[Future[Any] | None] = [self._writing, *(each.reading for each in self._open.values())]
+            work: list[Future[Any] | None] = [self._writing, *(each.reading for each in self.orders.values())]
             unfinished = [future for future in work if future is not None and not future.done()]
             wait(unfinished, _PATIENCE_S, "FIRST_COMPLETED")
-        for opened in list(self._open.values()):
+        for opened in list(self.orders.values()):
             if not self._can_be_done(opened):  # perhaps only since the one before it was done
                 continue
-            del self._open[opened.order.id]
+            del self.orders[opened.order.id]
             try:
                 self._do(opened)
             except VramLLMError as error:
@@ -121,8 +117,8 @@ class SlotActions:
 
     def _read_next(self) -> None:
         """Let the thread read the next file for each slot for which none is read."""
-        busy = {each.order.slot for each in self._open.values() if each.reading is not None}
-        for opened in self._open.values():
+        busy = {each.order.slot for each in self.orders.values() if each.reading is not None}
+        for opened in self.orders.values():
             order = opened.order
             if order.action is SlotAction.RESTORE and order.slot not in busy:
                 busy.add(order.slot)

@@ -15,6 +15,11 @@ class SpeedCheck:
         self._seconds = 0.0
         self._expected_s = 0.0
 
+    @property
+    def is_over(self) -> bool:
+        """True if `observe` has nothing to report any more."""
+        return self._expected is None
+
     def observe(self, rows: int, tokens: int, seconds: float) -> str | None:
         """Count a step of `rows` batch rows that gave `tokens` tokens; the sentence once there are enough.
 

@@ -19,7 +19,6 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     llama_s: float = 0.0
     sampling_s: float = 0.0
     host_s: float = 0.0
-    host_cpu_s: float = 0.0  # of host_s, on a processor; the rest is waiting for one
     n_prompt_tokens: int = 0  # computed, not reused
     n_generated_tokens: int = 0
     n_device_tokens: int = 0  # generated tokens that the device sampled

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from time import perf_counter, thread_time
+from time import perf_counter
 
 from vram_llm.engine.kv_cache.prefix_cache import PrefixCache
 from vram_llm.engine.sampling.device_slots import DeviceSamplerSlots
@@ -13,23 +13,25 @@ from vram_llm.engine.stats import STEP_TOKENS, EngineStats
 class Stopwatch:
     """Adds up the time between `start` and `stop`, or inside `with`."""
 
-    __slots__ = ("_cpu_from", "_from", "cpu_s", "last_s", "seconds")
+    __slots__ = ("_from", "last_s", "seconds")
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.cpu_s = 0.0  # of this thread on a processor
         self.last_s = 0.0
         self.start()
 
     def start(self) -> None:
         """Start, or start again."""
-        self._from, self._cpu_from = perf_counter(), thread_time()
+        self._from = perf_counter()
 
     def stop(self) -> None:
         """Add the time since `start`."""
-        self.last_s = perf_counter() - self._from
-        self.seconds += self.last_s
-        self.cpu_s += thread_time() - self._cpu_from
+        self.add(perf_counter() - self._from)
+
+    def add(self, seconds: float) -> None:
+        """Add a time that was measured elsewhere."""
+        self.last_s = seconds
+        self.seconds += seconds
 
     __enter__ = start
 
@@ -39,13 +41,11 @@ class Stopwatch:
 
 @dataclass(slots=True)
 class StatsRecorder:
-    """Counts and times. `iteration` times an iteration of the worker, the other stopwatches parts of it."""
+    """Counts and times. The worker has something to do from `begin_work` to `end_work`."""
 
-    iteration: Stopwatch = field(default_factory=Stopwatch)
     llama: Stopwatch = field(default_factory=Stopwatch)
     sampling: Stopwatch = field(default_factory=Stopwatch)
-    host_s: float = 0.0
-    host_cpu_s: float = 0.0
+    work_s: float = 0.0  # that has ended
     n_steps: int = 0
     n_prompt_tokens: int = 0
     n_generated_tokens: int = 0
@@ -60,6 +60,7 @@ class StatsRecorder:
     n_step_tokens: int = 0
     n_step_sequences: int = 0
     steps_by_tokens: list[int] = field(default_factory=lambda: [0] * (len(STEP_TOKENS) + 1))
+    _working_from: float | None = None
 
     def note_steps(self, n_steps: int, n_tokens: int, n_sequences: int) -> None:
         """Count steps that each computed `n_tokens` of `n_sequences`."""
@@ -68,11 +69,21 @@ class StatsRecorder:
         self.n_step_sequences += n_steps * n_sequences
         self.steps_by_tokens[bisect_left(STEP_TOKENS, n_tokens)] += n_steps
 
-    def end_iteration(self) -> None:
-        """End an iteration, its messages included. Time outside the other stopwatches counts for the host."""
-        self.iteration.stop()
-        self.host_s = self.iteration.seconds - self.llama.seconds - self.sampling.seconds
-        self.host_cpu_s = self.iteration.cpu_s - self.llama.cpu_s - self.sampling.cpu_s
+    def begin_work(self) -> None:
+        """The worker has something to do from now on."""
+        self._working_from = perf_counter()
+
+    def end_work(self) -> None:
+        """The worker waits for requests from now on."""
+        if self._working_from is not None:
+            self.work_s += perf_counter() - self._working_from
+            self._working_from = None
+
+    @property
+    def host_s(self) -> float:
+        """The worker's time outside llama.cpp and sampling, messages included; 0 without a worker."""
+        working_s = 0.0 if self._working_from is None else perf_counter() - self._working_from
+        return max(self.work_s + working_s - self.llama.seconds - self.sampling.seconds, 0.0)
 
     def stats(
         self, scheduler: Scheduler, cache: PrefixCache, device_slots: DeviceSamplerSlots | None
@@ -83,7 +94,6 @@ class StatsRecorder:
             llama_s=self.llama.seconds,
             sampling_s=self.sampling.seconds,
             host_s=self.host_s,
-            host_cpu_s=self.host_cpu_s,
             n_prompt_tokens=self.n_prompt_tokens,
             n_generated_tokens=self.n_generated_tokens,
             n_device_tokens=self.n_device_tokens,

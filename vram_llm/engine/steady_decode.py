@@ -5,6 +5,7 @@ This one works in columns, over all streams at once, and updates sequences and s
 """
 
 from collections.abc import Callable
+from time import perf_counter
 
 from vram_llm.engine.generation import Generation
 from vram_llm.engine.request import DecodeTick
@@ -27,18 +28,19 @@ class SteadyDecode:
 
     def __init__(self, model: LoadedModel, streams: list[Stream], n_left: int) -> None:
         self.n_left = n_left
-        self.seconds = 0.0  # in llama.cpp
+        self.seconds = self.last_s = 0.0  # in llama.cpp: of all steps, and of the last one
         self.streams = streams
-        self._model, self._vocab = model, model.vocab
+        self._model, self._vocab, self._plain = model, model.vocab, model.vocab.plain
         self._columns: list[list[int]] = []  # the tokens of each step
         self._n_counted = 0  # of the columns, in the stats
-        self._last = [sequence.tokens[-1] for sequence, _ in streams]
-        self._positions = model.batch.ahead(n_left)
+        self._llama_s = self._sampling_s = 0.0  # not in the stats yet
+        self.status = 0
+        self.tokens = [sequence.tokens[-1] for sequence, _ in streams]  # of the last step
         samplers = [generation.sampler for _, generation in streams]
         self._samplers = None if all(sampler.is_argmax for sampler in samplers) else samplers
         self._ruled = [(i, g) for i, (_, g) in enumerate(streams) if g.token_rules is not None]
         self._texts = [generation.text for _, generation in streams]
-        self._watched = {i for i, text in enumerate(self._texts) if not text.is_plain}
+        self.watched = {i for i, text in enumerate(self._texts) if not text.is_plain}
         self._followed: list[tuple[int, PromptLookup]] = []  # lookups that may draft, by stream
         for i, (sequence, generation) in enumerate(streams):
             if (lookup := generation.lookup) is not None and not lookup.tokens_until_credit:
@@ -46,45 +48,52 @@ class SteadyDecode:
                 if lookup.follow(sequence.tokens):
                     self.n_left = min(n_left, len(streams))
 
-    def fill(self) -> None:
-        """Put the next row of every stream into the batch."""
-        self._model.batch.advance(self._last, self._positions[len(self._columns)])
+    def step(self) -> DecodeTick | None:
+        """Compute every stream's next row, and append its token.
 
-    def sample(self) -> list[int]:
-        """Every stream's next token, from the rows just computed."""
+        None if `status`, that of LoadedModel.decode, is not 0, or else if one of `tokens` may end its stream.
+        """
+        model = self._model
+        model.batch.advance(self.tokens)
+        began = perf_counter()
+        self.status = model.decode()
+        if self.status != 0:
+            return None
+        model.wait()
+        computed = perf_counter()
         if self._samplers is None:
-            tokens = self._model.argmax(len(self.streams))
+            tokens = model.argmax(len(self.streams))
         else:
             tokens = [sampler.sample(row) for row, sampler in enumerate(self._samplers)]
         for i, generation in self._ruled:
             generation.advance_token_rules(tokens[i])
-        return tokens
-
-    def write(self, tokens: list[int], seconds: float) -> DecodeTick | None:
-        """Append the tokens of a step of `seconds`; None if one of them may end its stream."""
-        plain = list(map(self._vocab.plain.__getitem__, tokens))
-        if None in plain and not self._vocab.ends.isdisjoint(tokens):
+        self.tokens = tokens
+        self.last_s = computed - began
+        self._llama_s += self.last_s
+        self._sampling_s += perf_counter() - computed
+        texts = list(map(self._plain.__getitem__, tokens))
+        is_plain = "" not in texts
+        if not is_plain and not self._vocab.ends.isdisjoint(tokens):
             return None
         ids = [] if self._columns else [sequence.id for sequence, _ in self.streams]
         self._columns.append(tokens)
-        self._last = tokens
         self.n_left -= 1
-        self.seconds += seconds
-        may_draft = [lookup.note(tokens[i]) for i, lookup in self._followed]
-        if True in may_draft and len(self._columns) >= len(self.streams):
-            self.n_left = 0
-        texts = [text for text in plain if text is not None]
-        if self._watched or len(texts) < len(tokens):
+        self.seconds += self.last_s
+        if self._followed:
+            may_draft = [lookup.note(tokens[i]) for i, lookup in self._followed]
+            if True in may_draft and len(self._columns) >= len(self.streams):
+                self.n_left = 0
+        if self.watched or not is_plain:
             texts = [
-                self._push(i, token) if text is None or i in self._watched else text
-                for i, (token, text) in enumerate(zip(tokens, plain, strict=True))
+                text if text and i not in self.watched else self._push(i, token)
+                for i, (token, text) in enumerate(zip(tokens, texts, strict=True))
             ]
         return DecodeTick(texts, tokens, ids)
 
     def _push(self, i: int, token: int) -> str:
         self._vocab.note_plain(token)
         text = self._texts[i].push(token)
-        (self._watched.discard if self._texts[i].is_plain else self._watched.add)(i)
+        (self.watched.discard if self._texts[i].is_plain else self.watched.add)(i)
         return text
 
     def chunks(self) -> list[Chunk]:
@@ -94,10 +103,13 @@ class SteadyDecode:
     @property
     def stopped(self) -> list[Sequence]:
         """Sequences that have met a stop string."""
-        return [self.streams[i][0] for i in self._watched if self._texts[i].stopped]
+        return [self.streams[i][0] for i in self.watched if self._texts[i].stopped]
 
     def count(self, recorder: StatsRecorder) -> None:
         """Write the steps into the stats."""
+        recorder.llama.add(self._llama_s)
+        recorder.sampling.add(self._sampling_s)
+        self._llama_s = self._sampling_s = 0.0
         n_steps, n_streams = len(self._columns) - self._n_counted, len(self.streams)
         if not n_steps:
             return
@@ -109,6 +121,7 @@ class SteadyDecode:
 
     def commit(self, recorder: StatsRecorder) -> int:
         """Write the steps into the sequences and the stats. Returns the number of steps."""
+        self.count(recorder)
         n_steps = len(self._columns)
         if not n_steps:
             return 0
@@ -117,7 +130,6 @@ class SteadyDecode:
             sequence.n_cached += n_steps
             if generation.lookup is not None:
                 generation.lookup.earn_credit(n_steps)
-        self.count(recorder)
         return n_steps
 
 

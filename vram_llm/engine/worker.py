@@ -24,7 +24,7 @@ from vram_llm.engine.adapters import AdapterInfo
 from vram_llm.engine.channel import Channel, ChannelClosed
 from vram_llm.engine.heartbeat import Heartbeat
 from vram_llm.engine.model_info import ModelInfo
-from vram_llm.engine.request import TokenEvent
+from vram_llm.engine.request import DecodeTick, TokenEvent
 from vram_llm.engine.sampling.file_defaults import sampling_of_file
 from vram_llm.engine.slot_order import SlotOrder
 from vram_llm.engine.speed_check import SpeedCheck
@@ -36,7 +36,7 @@ from vram_llm.planner.types import CompanionKind, Plan
 if TYPE_CHECKING:
     from vram_llm.engine.embedding_loop import Embedder
     from vram_llm.engine.inputs.vocabulary_questions import VocabularyQuestions
-    from vram_llm.engine.loop import Loop, StepOutput
+    from vram_llm.engine.loop import Loop
     from vram_llm.engine.memory_guard import MemoryGuard
     from vram_llm.llama.model import LoadedModel
 
@@ -50,7 +50,7 @@ class Worker:
     def __init__(self, channel: Channel, heartbeat: Heartbeat) -> None:
         self._channel = channel
         self._heartbeat = heartbeat
-        self._stats_at = 0.0  # when stats were sent last
+        self._stats_due = 0.0  # when stats are sent, if there are no events before
 
     def run(self) -> None:
         """Serve until the server stops it. Raises ChannelClosed, and VramLLMError if the model fails."""
@@ -106,24 +106,33 @@ class Worker:
         self._channel.while_idle = lambda: self._use_idle_time(guard, model)
         gc.collect()
         gc.freeze()  # objects made so far live on: streams would wait for each full collection of them
+        channel, is_idle, is_checked = self._channel, True, False
         while True:
-            loop.recorder.iteration.start()
-            waits = loop.is_idle
-            messages = self._channel.receive(wait=waits)
-            if waits:
-                loop.recorder.iteration.start()
-            if messages:
+            if is_idle:
+                loop.recorder.end_work()
+                messages = channel.receive(wait=True)
+                loop.recorder.begin_work()
                 self._handle(messages, loop, questions)
+            elif channel.poll(0):
+                self._handle(channel.receive(wait=False), loop, questions)
             began = time.perf_counter()
-            output = loop.step()
-            self._send_output(output, loop, model, speed_check, began)
-            loop.recorder.end_iteration()
-            self._look_at_memory(guard)
+            tick, events = loop.step()
+            now = time.perf_counter()
+            if tick is None or events or now > self._stats_due:
+                self._send_events(tick, events, loop, now)
+                self._heartbeat.beat()
+                self._look_at_memory(guard)
+                is_idle = loop.is_idle
+            else:  # most steps
+                channel.send(tick)
+            if not is_checked:
+                n_tokens = len(events if tick is None else tick.tokens)
+                is_checked = self._check_speed(speed_check, model, n_tokens, now - began)
 
     def _use_idle_time(self, guard: "MemoryGuard", model: "LoadedModel") -> None:
         """Look at the memory, and at the vocabulary until a message comes: not before the first request."""
         self._look_at_memory(guard)
-        while not self._channel.has_data and model.vocab.note_more():
+        while not self._channel.poll(0) and model.vocab.note_more():
             pass
 
     def _look_at_memory(self, guard: "MemoryGuard") -> None:
@@ -154,27 +163,25 @@ class Worker:
             self._channel.send(wire.StepEvents(events, loop.stats()))
             loop.slot_actions.report()
 
-    def _send_output(
-        self,
-        output: "StepOutput",
-        loop: "Loop",
-        model: "LoadedModel",
-        speed_check: SpeedCheck,
-        began: float,
+    def _send_events(
+        self, tick: DecodeTick | None, events: list[TokenEvent], loop: "Loop", now: float
     ) -> None:
         """Send the results of a step, and the engine's stats with events, and else once in _STATS_S."""
-        tick, events = output
-        now = time.perf_counter()
-        n_tokens = len(events if tick is None else tick.tokens)
-        notice = speed_check.observe(model.batch.n_rows, n_tokens, now - began)
         messages: list[wire.FromEngine] = [tick] if tick is not None else []
-        if events or now - self._stats_at > _STATS_S:
-            self._stats_at = now
+        if events or now > self._stats_due:
+            self._stats_due = now + _STATS_S
             messages.append(wire.StepEvents(events, loop.stats()))
-        if notice is not None:
-            messages.append(wire.Notice(notice))
         if messages:
             self._channel.send(*messages)
+
+    def _check_speed(
+        self, speed_check: SpeedCheck, model: "LoadedModel", n_tokens: int, seconds: float
+    ) -> bool:
+        """Count a step, and send the comparison with the plan once there is one; True if it is over."""
+        notice = speed_check.observe(model.batch.n_rows, n_tokens, seconds)
+        if notice is not None:
+            self._channel.send(wire.Notice(notice))
+        return speed_check.is_over
 
     # -- embedding -------------------------------------------------------------------------------
 

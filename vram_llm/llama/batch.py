@@ -58,15 +58,12 @@ class TokenBatch:
         self._logits[start:end] = array("b", logits)
         self.n_rows = self.struct.n_tokens = end
 
-    def ahead(self, n_steps: int) -> "list[array[int]]":
-        """The positions of the rows in each of the next `n_steps` steps."""
-        positions = self._pos[: self.n_rows]
-        return [array("i", [position + k for position in positions]) for k in range(1, n_steps + 1)]
-
-    def advance(self, tokens: Sequence[int], positions: "array[int]") -> None:
-        """Replace the tokens and positions of the rows."""
-        self._token[: self.n_rows] = array("i", tokens)
-        self._pos[: self.n_rows] = positions
+    def advance(self, tokens: Sequence[int]) -> None:
+        """Replace the rows' tokens, and move each row to the next position."""
+        token_column, positions = self._token, self._pos
+        for row, token in enumerate(tokens):
+            token_column[row] = token
+            positions[row] += 1
 
     def add(self, tokens: Sequence[int], position: int, sequence: int, *, n_outputs: int) -> int:
         """Append `tokens` of one sequence from `position` on; returns the row of the last of them.

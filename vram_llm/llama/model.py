@@ -210,7 +210,8 @@ class LoadedModel:
         0: done. 1: no room in the KV cache, nothing has changed. Below 0: an error of llama.cpp.
         """
         self.note_batch(self.batch.n_rows)
-        return int(C.llama_decode(self._ctx, self.batch.struct))
+        status: int = C.llama_decode(self._ctx, self.batch.struct)
+        return status
 
     def wait(self) -> None:
         """Wait until the devices have computed the batch."""

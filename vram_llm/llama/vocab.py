@@ -51,7 +51,7 @@ class Vocab:
         self.adds_bos: bool = C.llama_vocab_get_add_bos(handle)
         self.adds_eos: bool = C.llama_vocab_get_add_eos(handle)
         self.adds_sep: bool = C.llama_vocab_get_add_sep(handle)
-        self.plain: list[str | None] = [None] * self.n_tokens  # by token, see `note_plain`
+        self.plain = [""] * self.n_tokens  # texts by token, see `note_plain`; "": none is known
         self._n_noted = 0
         self._eog = frozenset(t for t in range(self.n_tokens) if C.llama_vocab_is_eog(handle, t))
 

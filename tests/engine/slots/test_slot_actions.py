@@ -142,7 +142,7 @@ def test_orders_that_wait_hold_few_states(
             )
     for _ in range(20):
         next(steps)
-    waiting = loop.slot_actions._open
+    waiting = loop.slot_actions.orders
     assert [name for name in waiting if name.startswith("save")] == ["save1", "save2", "save3"]
     assert [name for name, each in waiting.items() if each.reading is not None] == ["restore0"]
     loop.slot_actions.cancel("restore0")
@@ -168,7 +168,7 @@ def test_streams_go_on_while_another_slot_is_saved_and_restored(new_loop: NewLoo
         loop.answered.clear()
         loop.slot_actions.add(SlotOrder(id=action, action=action, slot=1, path=str(tmp_path / "a")))
         if action is SlotAction.RESTORE:
-            wait([each.reading for each in loop.slot_actions._open.values() if each.reading is not None])
+            wait([each.reading for each in loop.slot_actions.orders.values() if each.reading is not None])
         events += next(steps)
         assert loop.answered.wait(PATIENCE_S)
         events += next(steps)

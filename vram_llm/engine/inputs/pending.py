@@ -35,38 +35,38 @@ class PendingRequest(NamedTuple):
 
 
 class PendingRequests:
-    """The requests that wait. `forget` is called when there are none, to drop prompts that they shared."""
+    """`waiting` are the requests that wait.
+
+    `forget` is called when there are none, to drop prompts that they shared.
+    """
 
     def __init__(self, forget: Callable[[], None]) -> None:
         self._forget = forget
-        self._waiting: list[PendingRequest] = []
-
-    def __len__(self) -> int:
-        return len(self._waiting)
+        self.waiting: list[PendingRequest] = []
 
     def add(self, pending: PendingRequest) -> None:
         """Add a request that waits."""
-        self._waiting.append(pending)
+        self.waiting.append(pending)
 
     def ready(self, *, is_idle: bool) -> list[PendingRequest]:
         """Remove and return the requests that wait no longer; an idle engine waits a moment for one."""
         if is_idle:
             wait(
-                [part for pending in self._waiting for part in pending.awaited],
+                [part for pending in self.waiting for part in pending.awaited],
                 _PATIENCE_S,
                 "FIRST_COMPLETED",
             )
-        done = [pending for pending in self._waiting if not pending.awaited]
+        done = [pending for pending in self.waiting if not pending.awaited]
         for pending in done:
-            self._waiting.remove(pending)
-        if not self._waiting:
+            self.waiting.remove(pending)
+        if not self.waiting:
             self._forget()
         return done
 
     def cancel(self, request_id: str) -> None:
         """Drop a request; the work on its prompt ends unless another request has the same prompt."""
-        for pending in [pending for pending in self._waiting if pending.request.id == request_id]:
-            self._waiting.remove(pending)
-            if all(other.prompt is not pending.prompt for other in self._waiting):
+        for pending in [pending for pending in self.waiting if pending.request.id == request_id]:
+            self.waiting.remove(pending)
+            if all(other.prompt is not pending.prompt for other in self.waiting):
                 pending.stop()
                 self._forget()
