@@ -24,6 +24,7 @@ def run_listening(
 
     from vram_llm.server import run, sockets
     from vram_llm.server.host_check import check_exposure
+    from vram_llm.server.short_turns import short_turns
 
     bound = list(socks) if socks is not None else sockets.bind_all(config.host, config.port)
     with contextlib.ExitStack() as stack, asyncio.Runner(loop_factory=run.new_event_loop) as runner:
@@ -31,4 +32,5 @@ def run_listening(
             stack.enter_context(sock)
         check_exposure(bound, config)
         sockets.start_listening(bound)
+        stack.enter_context(short_turns())
         runner.run(main(bound))
