@@ -6,8 +6,9 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
-from tests.patience import soon, until
+from tests.patience import PATIENCE_S, soon, until
 from tests.server.fake_engine import FakeEngine, Script, says
 from tests.server.live import http_client
 from vram_llm.engine.request import Request, TokenEvent
@@ -67,6 +68,46 @@ async def test_a_disconnect_before_the_answer(
         asking.cancel()
         await soon(engine.some_cancelled.wait())
     assert engine.cancelled == [engine.requests[0].id]
+
+
+@pytest.mark.parametrize("leaves_in_work", [False, True])
+async def test_work_ends_when_the_client_leaves_and_its_task_goes_on(leaves_in_work: bool) -> None:
+    has_left, has_ended = asyncio.Event(), False
+
+    async def receive() -> Message:
+        await has_left.wait()
+        return {"type": "http.disconnect"}
+
+    async def work() -> str:
+        nonlocal has_ended
+        if not leaves_in_work:
+            return "done"
+        try:
+            has_left.set()
+            await asyncio.Event().wait()  # for ever
+        finally:
+            await asyncio.sleep(0)  # its end may take a while
+            has_ended = True
+        raise AssertionError("it was not cancelled")
+
+    assert await generation.while_connected(receive, work()) == (None if leaves_in_work else "done")
+    assert has_ended == leaves_in_work
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    await asyncio.sleep(0)  # a cancellation that was left would come here
+
+
+async def test_a_cancellation_from_elsewhere_goes_on_through_work() -> None:
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+    working = asyncio.create_task(generation.while_connected(receive, asyncio.sleep(PATIENCE_S)))
+    await asyncio.sleep(0)  # it waits
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
 
 
 async def test_others_go_on(url: str, engine: FakeEngine) -> None:

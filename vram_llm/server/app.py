@@ -5,24 +5,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import Response
-from starlette.exceptions import HTTPException
+from fastapi import APIRouter, FastAPI
 
-from vram_llm._version import __version__
 from vram_llm.engine.engine_protocol import Engine
 from vram_llm.engine.model_info import EngineState
-from vram_llm.errors import RequestError
 from vram_llm.server.anthropic.errors import anthropic_response
 from vram_llm.server.anthropic.fields import CountFields, MessagesFields
 from vram_llm.server.anthropic.routes import anthropic_router
 from vram_llm.server.api_keys import Keyring
+from vram_llm.server.application import bare_app
 from vram_llm.server.chat import chat_router
 from vram_llm.server.completions import completions_router
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.cors import Cors
 from vram_llm.server.embeddings import EmbeddingFields, embeddings_router, native_embeddings_router
-from vram_llm.server.errors import UnknownRoute, WrongMethod, error_response
 from vram_llm.server.health import HealthFacts, health_router, root_router, version_router
 from vram_llm.server.host_check import HostCheckMiddleware
 from vram_llm.server.lora_routes import LoraBody, lora_router
@@ -124,17 +120,6 @@ def _root_facts(serving: ServingContext) -> dict[str, object]:
     return {"status": serving.engine.state.value, "model": None if info is None else info.name}
 
 
-def bare_app(lifespan: Callable[[FastAPI], Any] | None = None) -> FastAPI:
-    """An application without routes, whose errors of routing are OpenAI's."""
-    # The pages at /docs would fetch their scripts from the network.
-    app = FastAPI(
-        title="vram-llm", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False,
-        lifespan=lifespan,
-    )  # fmt: skip
-    app.add_exception_handler(HTTPException, _no_such_route)
-    return app
-
-
 def add_limits(
     app: FastAPI,
     queue: RequestQueue,
@@ -196,15 +181,3 @@ def add_twice(app: FastAPI, router: APIRouter, documented: Literal["", "/v1"] = 
         for route in prefixed(router, prefix):
             route.include_in_schema = route.include_in_schema and documented == prefix
             app.router.routes.append(route)
-
-
-async def _no_such_route(http: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    where = f"{http.method} {http.url.path}"
-    if error.status_code == 404:
-        return error_response(
-            UnknownRoute(f"There is nothing at {where}; chats go to POST /v1/chat/completions")
-        )
-    if error.status_code == 405:
-        return error_response(WrongMethod(f"This address does not accept {where}"), dict(error.headers or {}))
-    return error_response(RequestError(str(error.detail)))

@@ -193,13 +193,27 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T |
 
     `work` is then cancelled, and has ended when this returns. The request's body must have been read.
     """
-    working = asyncio.ensure_future(work)
+    task, has_left = asyncio.current_task(), False
+    assert task is not None
     watching = asyncio.ensure_future(_disconnected(receive))
+
+    def leave(_: object) -> None:
+        nonlocal has_left
+        has_left = True
+        task.cancel()
+
+    watching.add_done_callback(leave)
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
+        return await work
+    except asyncio.CancelledError:
+        if has_left and task.cancelling() == 1:
+            return None
+        raise  # somebody else cancelled it
     finally:
-        await cancel_and_wait(working, watching)
+        watching.remove_done_callback(leave)
+        if has_left:
+            task.uncancel()
+        await cancel_and_wait(watching)
 
 
 async def _events(engine: Engine, request: Request) -> AsyncGenerator[TokenEvent, None]:

@@ -25,11 +25,13 @@ def parse_prompts(given: object, n_vocab: int, field: str) -> Prompts:
 
 
 def _are_tokens(row: object) -> bool:
-    return isinstance(row, list) and bool(row) and all(type(token) is int for token in row)
+    return isinstance(row, list) and set(map(type, row)) == {int}
 
 
 def check_vocabulary(tokens: list[int], n_vocab: int, field: str) -> None:
     """Raises RequestError for a token id that the vocabulary lacks."""
+    if tokens and min(tokens) >= 0 and max(tokens) < n_vocab:
+        return
     for token in tokens:
         if not 0 <= token < n_vocab:
             raise RequestError(

@@ -56,7 +56,10 @@ def check_text_fits(info: ModelInfo, n_chars: int, param: str | None = None) -> 
 
 def check_ids_fit(info: ModelInfo, prompt: object) -> None:
     """Raises ContextExceeded for a list of more token ids than the context holds, or a list of such lists."""
-    for ids in (prompt, *prompt) if isinstance(prompt, list) and len(prompt) <= info.n_ctx else (prompt,):
+    rows = [prompt]
+    if isinstance(prompt, list) and len(prompt) <= info.n_ctx and list in set(map(type, prompt)):
+        rows += prompt
+    for ids in rows:
         if isinstance(ids, list) and len(ids) > info.n_ctx:
             raise ContextExceeded(
                 f"'prompt' has {len(ids):,} token ids and the context holds {info.n_ctx:,} tokens; shorten "

@@ -8,18 +8,25 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from fastapi.utils import generate_unique_id
-from starlette.routing import compile_path, request_response
+from starlette.routing import compile_path
+from starlette.types import Receive, Scope, Send
 
 
 class RequestRoute(APIRoute):
     """A route whose function has one parameter, the Request, and returns a Response.
 
-    FastAPI documents it, Starlette calls it. FastAPI would solve dependencies and parameters each time.
+    FastAPI documents it, and it is called as it is. FastAPI would solve dependencies and parameters each
+    time, and Starlette would look for errors twice.
     """
 
     def __init__(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
-        self.app = request_response(endpoint)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await endpoint(Request(scope, receive, send))
+            await response(scope, receive, send)
+
+        self.app = app
 
 
 def prefixed(router: APIRouter, prefix: str) -> list[APIRoute]:

@@ -114,6 +114,8 @@ class SamplingFields(Fields):
         Ollama's `options` may hold it too.
         """
         options = getattr(self, "options", None)
+        if options is None and self.model_fields_set.isdisjoint(names):
+            return None
         given = [(name, value) for name in names if (value := getattr(self, name, None)) is not None]
         if options is not None:
             given += [

@@ -6,7 +6,7 @@ constant.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -240,11 +240,11 @@ class EventStream(Response, Generic[Item]):
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._events) as events:
-            pinging = asyncio.create_task(self._ping(send))
+            pings = Pings(self._ping_interval_s, partial(self._ping, send))
             try:
                 last = await self._write(events, send, pieces_of(scope))
             except Exception as error:
-                await cancel_and_wait(pinging)  # it may be about to send the headers
+                await pings.end()  # they may be about to send the headers
                 if not self._has_begun and isinstance(error, REPLAYED):
                     raise
                 _log(error)
@@ -253,7 +253,7 @@ class EventStream(Response, Generic[Item]):
                     return
                 last = self._writer.failure(error)  # the stream's last line
             finally:
-                await cancel_and_wait(pinging)
+                await pings.end()
             await send_body(send, last, more=False)
 
     async def _write(
@@ -300,12 +300,37 @@ class EventStream(Response, Generic[Item]):
                 self._has_begun = True
 
     async def _ping(self, send: Send) -> None:
-        while self._ping_interval_s is not None:
-            self._silent = True
-            await asyncio.sleep(self._ping_interval_s)  # after this much silence, a comment is due
-            if self._silent:
-                await self._begin(send)
-                await send_body(send, COMMENT)
+        """Send a comment after an interval of silence."""
+        if self._silent:
+            await self._begin(send)
+            await send_body(send, COMMENT)
+        self._silent = True
+
+
+class Pings:
+    """Calls `ping` after each interval until `end`; None: never. A task is made after the first interval."""
+
+    def __init__(self, interval_s: float | None, ping: Callable[[], Awaitable[None]]) -> None:
+        self._interval_s = interval_s or 0.0
+        self._ping = ping
+        self._tasks: list[asyncio.Task[None]] = []
+        loop = asyncio.get_running_loop()
+        self._timer = None if interval_s is None else loop.call_later(interval_s, self._begin)
+
+    def _begin(self) -> None:
+        self._tasks.append(asyncio.create_task(self._run()))
+
+    async def _run(self) -> None:
+        while True:
+            await self._ping()
+            await asyncio.sleep(self._interval_s)  # until the next one is due
+
+    async def end(self) -> None:
+        """Ping no more; returns once the last ping has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._tasks:
+            await cancel_and_wait(*self._tasks)
 
 
 async def send_body(send: Send, body: bytes, more: bool = True) -> None:

@@ -68,6 +68,8 @@ def _whole(command: str, width: int) -> str:
 
 def printable(text: str) -> str:
     """`text` without control characters, which names from model files could carry into a terminal."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else "?" for char in text)
 
 

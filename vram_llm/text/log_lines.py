@@ -53,6 +53,8 @@ def _of(record: logging.LogRecord, name: str) -> dict[str, Any]:
 
 def _word(value: object) -> str:
     """A value as one word, or in quotes; quotes and control characters of texts are escaped as in JSON."""
+    if type(value) is int:
+        return str(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if not isinstance(value, str) or (text and _AS_IT_IS.issuperset(text)):
         return printable(text)

@@ -8,7 +8,8 @@ from functools import partial
 from fastapi import FastAPI
 
 from vram_llm.server.api_keys import Keyring
-from vram_llm.server.app import BODIES, add_limits, add_model_routes, add_routes, add_twice, bare_app
+from vram_llm.server.app import BODIES, add_limits, add_model_routes, add_routes, add_twice
+from vram_llm.server.application import bare_app
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.fleet.context import FleetContext
 from vram_llm.server.fleet.facts import (
