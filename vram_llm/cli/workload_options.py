@@ -93,7 +93,8 @@ WORKLOAD_OPTIONS = (
     )),
     PlanOption(flags="--split-mode -sm", fields=("split_mode",), type=choice_of(SplitChoice), from_field=str,
                to_field=SplitChoice, help="layer: each device has whole layers; tensor: a share of every "
-               "layer (experimental in llama.cpp); auto: tensor if it is predicted a quarter faster."),
+               "layer (experimental in llama.cpp); auto: tensor if it is predicted faster by a quarter, with "
+               "experts by half."),
     PlanOption(flags="--override-tensor -ot", fields=OVERRIDES, type=OverrideListType(), multiple=True,
                metavar="PATTERN=DEVICE,...", help=(
         "Put tensors whose names match a regular expression on a device (GPU0, CPU) other than their "

@@ -12,10 +12,9 @@ differ; the rest cancels. What differs besides, launches and splits, adds PAIR_E
 
     error of the ratio = sqrt(PAIR_ERROR^2 + sum over i of ((share_i - share'_i) * error_i)^2)
 
-A tensor split adds TENSOR_ERROR to its devices' errors. It is faster or slower than a split by layers for
-certain if their times differ by SPLIT_MODES_ERROR: for seven published pairs of cards (bench/tensor_rows.csv)
-the predicted ratio was off by up to 0.12, for a model with experts on an early build by 0.34
-(ggml-org/llama.cpp#19378).
+A tensor split adds an error to its devices'. Which split mode is faster is certain if their times differ by
+more than the error of such ratios: for seven published pairs of cards (bench/tensor_rows.csv) they were off
+by up to 0.12, for a model with experts on an early build by 0.34 (ggml-org/llama.cpp#19378).
 """
 
 import math
@@ -29,8 +28,17 @@ from vram_llm.planner.types import SpeedEstimate
 
 PAIR_ERROR = 0.03
 STREAMS_ERROR = 0.07  # more, for several streams
-TENSOR_ERROR = 0.15  # more, for tensor splits
-SPLIT_MODES_ERROR = 0.22  # of the ratio of the times by layers and by tensors
+
+
+class TensorError(NamedTuple):
+    """More errors of a tensor split."""
+
+    own: float  # of its times, besides its devices'
+    ratio: float  # of the ratio to a split by layers
+
+
+TENSOR_ERROR = TensorError(0.15, 0.22)
+EXPERTS_ERROR = TensorError(0.30, 0.40)  # of models with routed experts, over sums that are not measured
 
 
 class Width(NamedTuple):
@@ -132,8 +140,9 @@ def range_around(tokens_per_s: float, width: Width) -> SpeedRange:
 
 def is_certain(one: SpeedEstimate, other: SpeedEstimate) -> bool:
     """Whether it is certain which of two plans of a model on one computer decodes faster."""
-    if (one.sums is None) != (other.sums is None):
-        error = SPLIT_MODES_ERROR
+    sums = one.sums or other.sums
+    if sums is not None and None in (one.sums, other.sums):
+        error = sums.error
     else:
         shares = [{each.id: each.share for each in speed.devices} for speed in (one, other)]
         errors = {each.id: each.error for speed in (one, other) for each in speed.devices}

@@ -23,3 +23,4 @@ class StepSums:
     seconds: float  # of each
     source: Source
     way: str  # how the devices add up: "NCCL over peer access"
+    error: float  # |ln| of what the ratio of the times by layers and by tensors may be off

@@ -20,7 +20,7 @@ from vram_llm.planner.layer_times import PlaceTimes, kernels_of
 from vram_llm.planner.llama_split import placement_from_counts
 from vram_llm.planner.run_costs import RunCosts
 from vram_llm.planner.speed import Predictor, output_tensors
-from vram_llm.planner.speed_error import TENSOR_ERROR, Width, range_around
+from vram_llm.planner.speed_error import EXPERTS_ERROR, TENSOR_ERROR, Width, range_around
 from vram_llm.planner.speed_range import SpeedRange
 from vram_llm.planner.step_times import DeviceTime, StepSums
 from vram_llm.planner.types import Context, Placement, SpeedEstimate, Workload
@@ -46,6 +46,7 @@ class TensorPredictor:
         self._links = {device.id: device for device in machine.devices}
         self._sum_facts = machine.sums
         self._n_sums = n_sums(profile)
+        self._has_experts = any(layer.expert_bytes for layer in profile.layers)
         tensors = [*output_tensors(profile), *(t for layer in profile.layers for t in layer.tensors)]
         self._whole_bytes = sum(tensor.n_bytes for tensor in tensors)
 
@@ -65,6 +66,8 @@ class TensorPredictor:
         step = [self._decode_costs(id, 1).fixed + share * self._decode_costs(id, 1).shared
                 for id, share in zip(ids, shares, strict=True)]  # fmt: skip
         cost = self._sum_cost(ids)
+        is_measured = cost.source is Source.MEASURED
+        error = EXPERTS_ERROR if self._has_experts and not is_measured else TENSOR_ERROR
         step_s = max(step) + self._sums_s(ids, 1)
         streams = predictor.streams
         streams_step_s = self._slowest_s(ids, shares, streams)
@@ -80,7 +83,7 @@ class TensorPredictor:
             placement_from_counts(ids, _counts(self._profile.n_layers, len(ids)), self._profile.n_layers),
             pipelined=False,
         )
-        return replace(
+        found = replace(
             by_layers,
             basis=max(by_layers.basis, cost.source, key=tuple(Source).index),
             step_s=step_s,
@@ -94,22 +97,15 @@ class TensorPredictor:
                 DeviceTime(id=id, seconds=seconds, share=seconds / step_s)
                 for id, seconds in zip(ids, step, strict=True)
             ),
-            tokens_per_s_range=_range(by_layers.tokens_per_s, by_layers.tokens_per_s_range, 1 / step_s),
-            streams_tokens_per_s_range=_range(
-                by_layers.streams_tokens_per_s, by_layers.streams_tokens_per_s_range, streams / streams_step_s
-            ),
-            prompt_tokens_per_s_range=_range(
-                by_layers.prompt_tokens_per_s,
-                by_layers.prompt_tokens_per_s_range,
-                predictor.prompt_tokens / (n_micro * stage_s),
-            ),
             sums=StepSums(
                 count=self._n_sums,
                 seconds=cost.seconds(self._profile.n_embd * _F32),
                 source=cost.source,
                 way=cost.way,
+                error=error.ratio,
             ),
         )
+        return _with_ranges(found, by_layers, error.own)
 
     def _slowest_s(self, ids: tuple[str, ...], shares: Sequence[float], rows: int) -> float:
         """Seconds of a decode step of `rows` streams."""
@@ -138,12 +134,25 @@ class TensorPredictor:
         return _Costs(overhead_s, max(costs.run(0, self._profile.n_layers + 1) - overhead_s, 0.0))
 
 
-def _range(by_layers: float | None, likely: SpeedRange | None, tokens_per_s: float) -> SpeedRange | None:
-    """The range of a speed by tensors: that of the same devices by layers, and the error of the sums."""
-    if by_layers is None or likely is None:
-        return None
-    low, high = math.log(by_layers / likely.low), math.log(likely.high / by_layers)
-    return range_around(tokens_per_s, Width(math.hypot(low, TENSOR_ERROR), math.hypot(high, TENSOR_ERROR)))
+def _with_ranges(found: SpeedEstimate, by_layers: SpeedEstimate, error: float) -> SpeedEstimate:
+    """`found` with ranges: those of the same devices by layers, widened by `error`."""
+
+    def near(rate: float | None, of_layers: float | None, likely: SpeedRange | None) -> SpeedRange | None:
+        if rate is None or of_layers is None or likely is None:
+            return None
+        low, high = math.log(of_layers / likely.low), math.log(likely.high / of_layers)
+        return range_around(rate, Width(math.hypot(low, error), math.hypot(high, error)))
+
+    return replace(
+        found,
+        tokens_per_s_range=near(found.tokens_per_s, by_layers.tokens_per_s, by_layers.tokens_per_s_range),
+        streams_tokens_per_s_range=near(
+            found.streams_tokens_per_s, by_layers.streams_tokens_per_s, by_layers.streams_tokens_per_s_range
+        ),
+        prompt_tokens_per_s_range=near(
+            found.prompt_tokens_per_s, by_layers.prompt_tokens_per_s, by_layers.prompt_tokens_per_s_range
+        ),
+    )
 
 
 def _counts(n_layers: int, n_devices: int) -> list[int]:

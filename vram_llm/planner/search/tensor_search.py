@@ -16,7 +16,7 @@ from vram_llm.planner.context import wants_auto_context
 from vram_llm.planner.llama_split import tensor_placement
 from vram_llm.planner.search.candidate import Candidate, expected_speed, uses_host
 from vram_llm.planner.speed import output_tensors
-from vram_llm.planner.speed_error import SPLIT_MODES_ERROR, is_certain
+from vram_llm.planner.speed_error import is_certain
 from vram_llm.planner.tensor_speed import TensorPredictor
 from vram_llm.planner.tensor_split import SplitChoice, SplitMode
 from vram_llm.planner.types import Context, FlashAttention, MeterFor, Objective, Workload
@@ -76,7 +76,8 @@ def choose_split_mode(
     is_faster = gain > 0 and is_certain(whole_layers, by_tensors)
     if is_told or is_faster or not by_layers.estimate.fits:
         return TensorChoice(found, by_layers if by_layers.estimate.fits else None, _NOTES)
-    return TensorChoice(by_layers, found, (_why_layers(gain),))
+    assert by_tensors.sums is not None
+    return TensorChoice(by_layers, found, (_why_layers(gain, by_tensors.sums.error),))
 
 
 def _shorter(profile: ModelProfile, workload: Workload, context: Context) -> Iterator[Context]:
@@ -89,14 +90,14 @@ def _shorter(profile: ModelProfile, workload: Workload, context: Context) -> Ite
         yield context
 
 
-def _why_layers(gain: float) -> str:
-    """Why a tensor split that fits is not taken; `gain` is that of tokens per second."""
+def _why_layers(gain: float, error: float) -> str:
+    """Why a tensor split that fits is not taken; `gain` is that of tokens per second, `error` of its ln."""
     if gain < 0.005:
         slower = f"{-gain:.0%} slower" if gain <= -0.005 else "not faster"
         return f"split by layers: a tensor split is predicted {slower}"
     return (
         f"split by layers: a tensor split is predicted {gain:.0%} faster, within the error of such a "
-        f"prediction ({math.exp(SPLIT_MODES_ERROR) - 1:.0%}); --split-mode tensor takes it"
+        f"prediction ({math.exp(error) - 1:.0%}); --split-mode tensor takes it"
     )
 
 
