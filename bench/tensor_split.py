@@ -6,10 +6,10 @@ Small random models of three architectures, in F32. It prints a table and exits 
 
 memory  two and three workers that count their own buffers (tests/counting_worker.py), with shares 1:1, 3:1
         and 5:3:1: each holds the planned bytes, and logits are those of a split by layers but for rounding
-speed   workers with shares 1:1, 3:1 and 5:3:1 of a core (bench/rig.py), calibrated: of five choices of
-        shares, loaded together and measured in turns, the plan's are the fastest. `--split-mode auto` splits
-        by tensors on equal cores, and nowhere where whole layers are faster. A program takes 40 % of equal
-        cores: a quota would let workers that take turns, as in a split by layers, run at full speed
+speed   workers with shares 1:1, 3:1 and 5:3:1 of a core (bench/rig.py), calibrated, with their sums: of five
+        choices of shares, loaded together and measured in turns, the plan's are the fastest. `--split-mode
+        auto` splits by tensors on equal cores, and nowhere where whole layers are faster. A program takes
+        40 % of equal cores: a quota would let workers that take turns, as by layers, run at full speed
 link    a worker here and one behind a link of 2 ms each way (bench/link.py): `auto` splits by layers, which
         is faster
 
@@ -46,13 +46,14 @@ from vram_llm.llama.dryrun.client import DryRun
 from vram_llm.llama.measure.throughput import rates
 from vram_llm.llama.measure.throughput_wire import BenchTest
 from vram_llm.llama.model import LoadedModel
+from vram_llm.machine import sum_store
 from vram_llm.machine.json_store import DATA_DIR_VARIABLE
 from vram_llm.machine.types import Device, Host, Machine
 from vram_llm.model.header_reader import read_header
 from vram_llm.planner.llama_split import placement_from_counts, tensor_placement
 from vram_llm.planner.tensor_split import SplitChoice, SplitMode
 from vram_llm.planner.types import Placement, Plan, Workload
-from vram_llm.workflows import detection, planning
+from vram_llm.workflows import detection, measurement, planning
 
 SHARES = ((1, 1), (3, 1), (5, 3, 1))
 RIGS = {  # core and share of it of each worker; the measuring program shares the second core
@@ -155,10 +156,18 @@ def speed(folder: Path, claims: Claims, effort: Effort) -> None:
                 for core, _ in places:
                     stack.enter_context(busy(core, _TAKEN))
             endpoints = [stack.enter_context(worker(core, share)) for core, share in places]
-            machine = calibrated(endpoints, effort.seconds)
+            machine = _with_sums(calibrated(endpoints, effort.seconds), effort.seconds)
             for architecture, path in models.items():
                 name = f"{architecture} on cores {_ratio(ratio)}"
                 _compare(name, path, machine, claims, effort, is_even=is_even)
+
+
+def _with_sums(machine: Machine, seconds: float) -> Machine:
+    """`machine` with the sums of its devices as measured now."""
+    for key, record, notes in measurement.calibrate_sums(machine, seconds=seconds):
+        cost = "not measured" if record is None else f"{record.latency_s * 1e3:.2f} ms a sum"
+        print("; ".join((f"{key}: {cost}", *notes)))
+    return sum_store.with_measured_sums(machine)
 
 
 def _write_large(folder: Path, architecture: str) -> str:
@@ -258,7 +267,7 @@ def link(folder: Path, claims: Claims, effort: Effort) -> None:
         worker(SLOW_CORE, 0.8) as near,
         worker(FULL_CORE, 0.8, host=far.address, prefix=far.inside) as behind,
     ):
-        machine = calibrated([near, behind], effort.seconds)
+        machine = _with_sums(calibrated([near, behind], effort.seconds), effort.seconds)
         auto, told, layers = (
             planning.plan(path, machine, replace(WISH, split_mode=mode), compares=False)
             for mode in (SplitChoice.AUTO, SplitChoice.TENSOR, SplitChoice.LAYER)
