@@ -1,4 +1,4 @@
-"""Small real files that stand beside a model: LoRA adapters and projectors with random weights."""
+"""Writes small LoRA adapters and projectors with random weights, which llama.cpp loads with a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,14 +31,44 @@ def write_lora(path: Path, model: Path, *, rank: int = 8, named: Sequence[str] =
     return path
 
 
-def write_mmproj(path: Path, *, n_text: int = 64, image: int = 56, kind: str = "mlp") -> Path:
-    """A small vision transformer with random weights, and what leads into `n_text` elements.
+class _RandomWeights:
+    """Adds tensors of random weights to a file: F32, or F16 with `half`."""
 
-    As LLaVA has it ("mlp": a row for each patch), Qwen2-VL ("qwen2vl_merger": a row for four, images of any
-    size, several rows at a position) or Gemma 3 ("gemma3": a row for four, rows that see each other).
+    def __init__(self, writer: gguf.GGUFWriter, seed: int) -> None:
+        self._writer = writer
+        self._random = np.random.default_rng(seed)
+
+    def add(self, name: str, *shape: int, half: bool = False) -> None:
+        """Add a tensor. The weights of a norm are near 1: else biases would drown the input."""
+        weights = self._random.standard_normal(shape, dtype=np.float32) / np.float32(8)
+        if name.endswith(".weight") and len(shape) == 1:
+            weights += 1
+        self._writer.add_tensor(name, weights.astype(np.float16) if half else weights)
+
+    def add_layers(
+        self, encoder: str, n_layers: int, n_embd: int, n_ff: int, no_bias: Sequence[str] = ()
+    ) -> None:
+        """Add the transformer layers of `encoder` ("v" or "a"); tensors in `no_bias` get no bias."""
+        shapes = {
+            "attn_q": (n_embd, n_embd), "attn_k": (n_embd, n_embd), "attn_v": (n_embd, n_embd),
+            "attn_out": (n_embd, n_embd), "ffn_up": (n_ff, n_embd), "ffn_down": (n_embd, n_ff),
+            "ln1": (n_embd,), "ln2": (n_embd,),
+        }  # fmt: skip
+        for i in range(n_layers):
+            for name, shape in shapes.items():
+                self.add(f"{encoder}.blk.{i}.{name}.weight", *shape, half=len(shape) > 1)
+                if name not in no_bias:
+                    self.add(f"{encoder}.blk.{i}.{name}.bias", shape[0])
+
+
+def write_mmproj(path: Path, *, n_text: int = 64, image: int = 56, kind: str = "mlp") -> Path:
+    """A projector of images: a small vision transformer, and layers that make its rows `n_text` wide.
+
+    `kind` is the projector's type in llama.cpp. LLaVA's "mlp" makes a row of each patch. Qwen2-VL's
+    "qwen2vl_merger" makes a row of four patches, takes images of any size, and puts several rows at a
+    position. Gemma 3's "gemma3" makes a row of four patches, and its rows attend to each other.
     """
-    random, n_embd, n_layers, patch = np.random.default_rng(5), 96, 3, 14
-    n_ff = 4 * n_embd
+    n_embd, n_ff, n_layers, patch = 96, 384, 3, 14
     writer = gguf.GGUFWriter(path, "clip")
     writer.add_name("tiny eyes")
     writer.add_bool("clip.has_vision_encoder", True)
@@ -56,12 +86,8 @@ def write_mmproj(path: Path, *, n_text: int = 64, image: int = 56, kind: str = "
     writer.add_array("clip.vision.image_mean", [0.5, 0.5, 0.5])
     writer.add_array("clip.vision.image_std", [0.5, 0.5, 0.5])
 
-    def add(name: str, *shape: int, half: bool = False) -> None:
-        weights = random.standard_normal(shape, dtype=np.float32) / np.float32(8)
-        if name.endswith(".weight") and len(shape) == 1:
-            weights += 1  # a norm's: else biases would drown what is seen
-        writer.add_tensor(name, weights.astype(np.float16) if half else weights)
-
+    weights = _RandomWeights(writer, seed=5)
+    add = weights.add
     add("v.patch_embd.weight", n_embd, 3, patch, patch, half=True)
     norms = ["v.post_ln"]
     if kind == "qwen2vl_merger":
@@ -74,15 +100,7 @@ def write_mmproj(path: Path, *, n_text: int = 64, image: int = 56, kind: str = "
     for name in norms:
         add(f"{name}.weight", n_embd)
         add(f"{name}.bias", n_embd)
-    for i in range(n_layers):
-        shapes = {
-            "attn_q": (n_embd, n_embd), "attn_k": (n_embd, n_embd), "attn_v": (n_embd, n_embd),
-            "attn_out": (n_embd, n_embd), "ffn_up": (n_ff, n_embd), "ffn_down": (n_embd, n_ff),
-            "ln1": (n_embd,), "ln2": (n_embd,),
-        }  # fmt: skip
-        for name, shape in shapes.items():
-            add(f"v.blk.{i}.{name}.weight", *shape, half=len(shape) > 1)
-            add(f"v.blk.{i}.{name}.bias", shape[0])
+    weights.add_layers("v", n_layers, n_embd, n_ff)
     if kind == "gemma3":
         add("mm.input_projection.weight", n_embd, n_text)
         add("mm.soft_emb_norm.weight", n_embd)
@@ -96,14 +114,13 @@ def write_mmproj(path: Path, *, n_text: int = 64, image: int = 56, kind: str = "
 
 
 def write_ears(path: Path, *, n_text: int = 64, kind: str = "ultravox") -> Path:
-    """A small Whisper encoder with random weights, and what leads into `n_text` elements.
+    """A projector of sound: a small Whisper encoder, and layers that make its rows `n_text` wide.
 
-    For each 30 s of sound, as Ultravox has it ("ultravox": 32 positions become a row, 47 rows) or Qwen2-Audio
-    ("qwen2a": two become one, 750 rows, between marks in text). Names and shapes: clip_model_loader in
-    tools/mtmd/clip.cpp, models/whisper-enc.cpp.
+    `kind` is the projector's type in llama.cpp. Of 30 s of sound, Ultravox's "ultravox" makes 47 rows, one of
+    32 positions; Qwen2-Audio's "qwen2a" makes 750, one of two positions, with marks in text around them.
+    Names and shapes: clip_model_loader in tools/mtmd/clip.cpp, models/whisper-enc.cpp.
     """
-    random, n_embd, n_layers, n_mel, n_stacked = np.random.default_rng(6), 32, 2, 80, 32
-    n_ff = 2 * n_embd
+    n_embd, n_ff, n_layers, n_mel, n_stacked = 32, 64, 2, 80, 32
     writer = gguf.GGUFWriter(path, "clip")
     writer.add_name("tiny ears")
     writer.add_bool("clip.has_audio_encoder", True)
@@ -119,28 +136,15 @@ def write_ears(path: Path, *, n_text: int = 64, kind: str = "ultravox") -> Path:
         writer.add_uint32(f"clip.audio.{key}", size)
     writer.add_float32("clip.audio.attention.layer_norm_epsilon", 1e-5)
 
-    def add(name: str, *shape: int, half: bool = False) -> None:
-        weights = random.standard_normal(shape, dtype=np.float32) / np.float32(8)
-        if name.endswith(".weight") and len(shape) == 1:
-            weights += 1
-        writer.add_tensor(name, weights.astype(np.float16) if half else weights)
-
+    weights = _RandomWeights(writer, seed=6)
+    add = weights.add
     for number, n_in in ((1, n_mel), (2, n_embd)):
         add(f"a.conv1d.{number}.weight", n_embd, n_in, 3, half=True)
         add(f"a.conv1d.{number}.bias", n_embd, 1)
     add("a.position_embd.weight", 1500, n_embd)
     add("a.post_ln.weight", n_embd)
     add("a.post_ln.bias", n_embd)
-    for i in range(n_layers):
-        shapes = {
-            "attn_q": (n_embd, n_embd), "attn_k": (n_embd, n_embd), "attn_v": (n_embd, n_embd),
-            "attn_out": (n_embd, n_embd), "ffn_up": (n_ff, n_embd), "ffn_down": (n_embd, n_ff),
-            "ln1": (n_embd,), "ln2": (n_embd,),
-        }  # fmt: skip
-        for name, shape in shapes.items():
-            add(f"a.blk.{i}.{name}.weight", *shape, half=len(shape) > 1)
-            if name != "attn_k":
-                add(f"a.blk.{i}.{name}.bias", shape[0])
+    weights.add_layers("a", n_layers, n_embd, n_ff, no_bias=("attn_k",))
     if kind == "ultravox":
         add("mm.a.norm_pre.weight", n_embd * n_stacked)
         add("mm.a.mlp.1.weight", 2 * n_embd, n_embd * n_stacked, half=True)
@@ -154,7 +158,7 @@ def write_ears(path: Path, *, n_text: int = 64, kind: str = "ultravox") -> Path:
 
 
 def write_eyes_and_ears(path: Path) -> Path:
-    """Both in one file, as Qwen2.5-Omni has them: each with its own projector's kind."""
+    """A file with a projector of images and one of sound, each with its own type, like Qwen2.5-Omni's."""
     writer = gguf.GGUFWriter(path, "clip")
     writer.add_name("tiny eyes and ears")
     writer.add_bool("clip.use_gelu", True)
