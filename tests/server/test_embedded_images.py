@@ -145,7 +145,7 @@ async def test_truncation_is_of_texts_alone(client: httpx.AsyncClient, engine: F
 
 @pytest.mark.process
 async def test_a_real_model(host: Host, tmp_path: Path) -> None:
-    """As llama-server's test_vision_embeddings_oai_content has it."""
+    """The cases of llama-server's own test test_vision_embeddings_oai_content, with a random projector."""
     path, mmproj = write_f32(tmp_path / "f32.gguf"), write_mmproj(tmp_path / "mmproj.gguf")
     wish = Workload(n_ctx=512, mmproj=str(mmproj), pooling=Pooling.MEAN)
     plan = planning.plan(str(path), Machine(devices=(), host=host), wish)

@@ -30,7 +30,7 @@ _TEST = re.compile(r"(pp|tg)(\d+)(?: x(\d+))?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedFacts:
-    """What a row says besides the plan and the measurement."""
+    """Facts of a row that neither the plan nor the measurement has: the date, versions and the system."""
 
     date: str
     vram_llm: str  # versions

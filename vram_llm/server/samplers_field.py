@@ -25,7 +25,7 @@ _OFF: dict[str, dict[str, float]] = {  # in the usual order; the values turn a f
 }
 _NAMES = (*_OFF, "infill", "adaptive_p")
 _ALSO = {"typical_p": "typ_p", "temp": "temperature"}
-_ALWAYS_OFF = ("tfs_z",)  # llama.cpp has it no more; the only value taken for it is off
+_REMOVED = ("tfs_z",)  # llama.cpp has removed this filter, so its name is skipped
 _LETTERS = {
     "e": "penalties", "d": "dry", "s": "top_n_sigma", "k": "top_k", "y": "typ_p", "p": "top_p", "m": "min_p",
     "x": "xtc", "t": "temperature", "i": "infill", "a": "adaptive_p",
@@ -46,7 +46,7 @@ def sampler_settings(samplers: object) -> dict[str, Any]:
         samplers = [_LETTERS.get(c, c) for c in samplers] if is_letters else samplers.split(";")
     if not isinstance(samplers, list) or not all(isinstance(name, str) for name in samplers):
         raise RequestError("'samplers' must be a list of names, or a string of their letters", "samplers")
-    names = tuple(_ALSO.get(name, name) for name in samplers if name not in _ALWAYS_OFF)
+    names = tuple(_ALSO.get(name, name) for name in samplers if name not in _REMOVED)
     for i, name in enumerate(names):
         if name not in _NAMES:
             raise NotSupported(f"'samplers[{i}]' must be one of {', '.join(_NAMES)}", f"samplers[{i}]")

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from vram_llm.planner.compare import ComparisonRow
     from vram_llm.planner.types import Context, Meter, Plan, Workload
 
-_VAIN_TIMES = 4  # a context above so many times all memory is refused by the analytic meter's figures
+_HOPELESS_CONTEXT_RATIO = 4  # a context of more than four times all memory is refused without a dry run
 
 
 def dry_run() -> "DryRun":
@@ -280,12 +280,13 @@ def _plan(
 
 
 def _is_far_too_long(context_bytes: int, machine: "Machine") -> bool:
-    """Whether a context is so long that a dry run is in vain.
+    """Whether a context cannot fit by far, so that the analytic meter's figures are enough to refuse it.
 
-    llama.cpp allocates its records of cells in a dry run too: for billions, gigabytes and a minute.
+    A dry run of it would be costly: llama.cpp allocates a record for each cell, gigabytes for billions of
+    cells, which takes a minute.
     """
     memory = machine.host.total_bytes + sum(device.total_bytes for device in machine.devices)
-    return context_bytes > _VAIN_TIMES * memory
+    return context_bytes > _HOPELESS_CONTEXT_RATIO * memory
 
 
 def _with_companions_files(plan: "Plan", files: PlannedFiles) -> "Plan":
