@@ -3,7 +3,6 @@
 import base64
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,15 +10,13 @@ import openai
 import pytest
 
 from tests.companions import write_ears
-from tests.engine.harness import EXACT, write_f32
 from tests.pictures import png
 from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine
-from tests.server.live import in_thread, listening_with, openai_sdk
+from tests.server.live import openai_sdk
+from tests.server.projector import first_logprobs, serving_projector
 from tests.sounds import flac, mp3, tone, wav
-from vram_llm.machine.types import Host, Machine
-from vram_llm.planner.types import Workload
-from vram_llm.workflows import planning
+from vram_llm.machine.types import Host
 
 pytestmark = pytest.mark.process
 
@@ -115,11 +112,8 @@ async def test_lists_say_that_it_hears(client: httpx.AsyncClient) -> None:
 
 @pytest.fixture(scope="module")
 def base_url(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder: Path = tmp_path_factory.mktemp("ears")
-    mmproj = str(write_ears(folder / "mmproj.gguf"))
-    wish = Workload(n_ctx=2048, parallel=2, reserve_bytes=0, mmproj=mmproj, **EXACT)
-    plan = planning.plan(str(write_f32(folder / "tiny.gguf")), Machine(devices=(), host=host), wish)
-    with in_thread(listening_with(plan, "tiny")) as url:
+    mmproj = write_ears(tmp_path_factory.mktemp("ears") / "mmproj.gguf")
+    with serving_projector(mmproj, host) as url:
         yield url
 
 
@@ -129,24 +123,14 @@ def sdk(base_url: str) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def first_logprobs(sdk: openai.OpenAI, sound: bytes) -> tuple[list[float], Any]:
-    reply = sdk.chat.completions.create(
-        **chat({"data": in_base64(sound), "format": "wav"}),
-        max_tokens=3,
-        temperature=0,
-        logprobs=True,
-        top_logprobs=5,
-    )
-    logprobs = reply.choices[0].logprobs
-    assert logprobs is not None
-    assert logprobs.content is not None
-    return [each.logprob for each in logprobs.content[0].top_logprobs], reply.usage
+def of_wav(sound: bytes) -> dict[str, Any]:
+    return chat({"data": in_base64(sound), "format": "wav"})
 
 
 def test_the_openai_sdk(sdk: openai.OpenAI, base_url: str) -> None:
-    one, usage = first_logprobs(sdk, SOUND)
-    again, reused = first_logprobs(sdk, SOUND)
-    other, _ = first_logprobs(sdk, wav(tone(3000)))
+    one, usage = first_logprobs(sdk, of_wav(SOUND))
+    again, reused = first_logprobs(sdk, of_wav(SOUND))
+    other, _ = first_logprobs(sdk, of_wav(wav(tone(3000))))
     assert one == pytest.approx(again, abs=1e-4)
     assert other != pytest.approx(one, abs=1e-3)
     assert usage.prompt_tokens > 47

@@ -13,17 +13,15 @@ import openai
 import pytest
 
 from tests.companions import write_mmproj
-from tests.engine.harness import EXACT, write_f32
 from tests.pictures import png, png_of
 from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine
-from tests.server.live import anthropic_sdk, in_thread, listening_with, openai_sdk
-from vram_llm.machine.types import Host, Machine
-from vram_llm.planner.types import Workload
+from tests.server.live import anthropic_sdk, openai_sdk
+from tests.server.projector import first_logprobs, serving_projector
+from vram_llm.machine.types import Host
 from vram_llm.server import image_inputs
 from vram_llm.server.image_inputs import MAX_IMAGE_BYTES, MAX_IMAGES
 from vram_llm.server.responses import store
-from vram_llm.workflows import planning
 
 pytestmark = pytest.mark.process
 
@@ -247,11 +245,8 @@ async def test_anthropic_blocks(client: httpx.AsyncClient, engine: FakeEngine) -
 
 @pytest.fixture(scope="module")
 def base_url(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("eyes")
-    mmproj = str(write_mmproj(folder / "mmproj.gguf"))
-    wish = Workload(n_ctx=2048, parallel=2, reserve_bytes=0, mmproj=mmproj, **EXACT)
-    plan = planning.plan(str(write_f32(folder / "tiny.gguf")), Machine(devices=(), host=host), wish)
-    with in_thread(listening_with(plan, "tiny")) as url:
+    mmproj = write_mmproj(tmp_path_factory.mktemp("eyes") / "mmproj.gguf")
+    with serving_projector(mmproj, host) as url:
         yield url
 
 
@@ -261,20 +256,10 @@ def sdk(base_url: str) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def first_logprobs(sdk: openai.OpenAI, picture: bytes) -> tuple[list[float], Any]:
-    reply = sdk.chat.completions.create(
-        **chat(data_url(picture)), max_tokens=3, temperature=0, logprobs=True, top_logprobs=5
-    )
-    logprobs = reply.choices[0].logprobs
-    assert logprobs is not None
-    assert logprobs.content is not None
-    return [each.logprob for each in logprobs.content[0].top_logprobs], reply.usage
-
-
 def test_the_openai_sdk(sdk: openai.OpenAI) -> None:
-    one, usage = first_logprobs(sdk, png(1))
-    again, reused = first_logprobs(sdk, png(1))
-    other, _ = first_logprobs(sdk, png(2))
+    one, usage = first_logprobs(sdk, chat(data_url(png(1))))
+    again, reused = first_logprobs(sdk, chat(data_url(png(1))))
+    other, _ = first_logprobs(sdk, chat(data_url(png(2))))
     assert one == pytest.approx(again, abs=1e-4)
     assert other != pytest.approx(one, abs=1e-2)
     without = sdk.chat.completions.create(**chat(), max_tokens=1)

@@ -11,17 +11,15 @@ import pytest
 
 from tests.chat.templates import source_of
 from tests.companions import write_ears
-from tests.engine.harness import EXACT, write_f32
 from tests.server.conftest import Connect
 from tests.server.fake_engine import INFO, FakeEngine, fails, says
-from tests.server.live import in_thread, listening_with, openai_sdk
+from tests.server.live import openai_sdk
+from tests.server.projector import serving_projector
 from tests.sounds import tone, wav
 from vram_llm.engine.request import FinishReason, SamplingParams
 from vram_llm.errors import RequestError
-from vram_llm.machine.types import Host, Machine
-from vram_llm.planner.types import Workload
+from vram_llm.machine.types import Host
 from vram_llm.server.multipart import MAX_PARTS, form_parts
-from vram_llm.workflows import planning
 
 pytestmark = pytest.mark.process
 
@@ -169,11 +167,8 @@ async def test_a_model_that_does_not_hear(connect: Connect, engine: FakeEngine) 
 
 @pytest.fixture(scope="module")
 def sdk(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
-    folder = tmp_path_factory.mktemp("ears")
-    mmproj = str(write_ears(folder / "mmproj.gguf", kind="qwen2a"))
-    wish = Workload(n_ctx=2048, parallel=2, reserve_bytes=0, mmproj=mmproj, **EXACT)
-    plan = planning.plan(str(write_f32(folder / "tiny.gguf")), Machine(devices=(), host=host), wish)
-    with in_thread(listening_with(plan, "tiny")) as url, openai_sdk(url) as client:
+    mmproj = write_ears(tmp_path_factory.mktemp("ears") / "mmproj.gguf", kind="qwen2a")
+    with serving_projector(mmproj, host) as url, openai_sdk(url) as client:
         yield client
 
 
