@@ -23,7 +23,6 @@ import argparse
 import asyncio
 import os
 import re
-import signal
 import statistics
 import sys
 import tempfile
@@ -33,10 +32,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
-import psutil
-
 from bench.load import complete
-from bench.rig import busy, worker
+from bench.rig import busy, measure_on, worker
 from bench.server_log import layers, runs
 from bench.servers import free_port, running
 from bench.uneven import (
@@ -106,11 +103,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     shows = given.show or ["placements", "servers"]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # workers and groups are taken down
-    os.sched_setaffinity(0, {SLOW_CORE})  # servers inherit it: the host computes on this core
-    os.nice(-15)  # ahead of other programs
-    used = psutil.cpu_percent(interval=3)
-    print(f"other programs keep the cores {used:.0f} % busy" + (": figures will be off" if used > 10 else ""))
+    measure_on(SLOW_CORE)  # the host of the servers computes there too
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         os.environ[DATA_DIR_VARIABLE] = name

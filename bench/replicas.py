@@ -19,9 +19,7 @@ import argparse
 import asyncio
 import itertools
 import os
-import signal
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -29,9 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-import psutil
-
-from bench.rig import worker
+from bench.rig import measure_on, worker
 from tools.random_model import write_llama
 from vram_llm.engine.client import EngineClient
 from vram_llm.engine.request import Request, SamplingParams, TokenEvent
@@ -71,11 +67,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=6)
     parser.add_argument("--of-each", type=int, default=16)
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # workers and groups are taken down
-    os.sched_setaffinity(0, {SLOW_CORE})  # engines inherit it
-    os.nice(-15)  # ahead of other programs
-    used = psutil.cpu_percent(interval=3)
-    print(f"other programs keep the cores {used:.0f} % busy" + (": figures will be off" if used > 10 else ""))
+    measure_on(SLOW_CORE)
     with (
         tempfile.TemporaryDirectory() as name,
         worker(FULL_CORE) as full,

@@ -15,17 +15,13 @@ Two cores are enough, and root is needed. Nothing else should run meanwhile.
 
 import argparse
 import os
-import signal
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import psutil
-
-from bench.rig import worker
+from bench.rig import measure_on, worker
 from bench.uneven import FULL_CORE, SLOW_CORE, fitting
 from tools.random_model import write_llama
 from vram_llm.llama.measure.measure_plan import measure_plan, step_seconds
@@ -77,10 +73,7 @@ def main() -> None:
     parser.add_argument("--loads", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.5)
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # workers and groups are taken down
-    os.sched_setaffinity(0, {SLOW_CORE})
-    busy = psutil.cpu_percent(interval=3)
-    print(f"other programs keep the cores {busy:.0f} % busy" + (": figures will be off" if busy > 10 else ""))
+    measure_on(SLOW_CORE, niceness=0)
     for name in args.show or SHOWS:
         with tempfile.TemporaryDirectory() as folder:
             os.environ[DATA_DIR_VARIABLE] = folder

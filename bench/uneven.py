@@ -22,9 +22,7 @@ import argparse
 import itertools
 import math
 import os
-import signal
 import statistics
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,10 +30,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 
 from bench.link import shaped_link
-from bench.rig import worker
+from bench.rig import measure_on, worker
 from tools.random_model import write_llama
 from vram_llm.llama.dryrun.client import DryRun
 from vram_llm.llama.measure.throughput import rates
@@ -48,10 +45,8 @@ from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import Placement, Plan, Workload
 from vram_llm.workflows import detection, measurement, planning
 
-FULL_CORE, SLOW_CORE = (
-    0,
-    1,
-)  # the planning and measuring program shares the second core: it waits while a worker works
+FULL_CORE = 0
+SLOW_CORE = 1  # shared with this program, which waits while a worker computes
 WISH = Workload(n_ctx=512, parallel=1, reserve_bytes=0, expect_depth=16)
 
 
@@ -95,11 +90,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=8)
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # workers, groups and the link are taken down
-    os.sched_setaffinity(0, {SLOW_CORE})
-    os.nice(-15)  # ahead of other programs
-    busy = psutil.cpu_percent(interval=3)
-    print(f"other programs keep the cores {busy:.0f} % busy" + (": figures will be off" if busy > 10 else ""))
+    measure_on(SLOW_CORE)
     with tempfile.TemporaryDirectory() as folder:
         os.environ[DATA_DIR_VARIABLE] = folder
         for name in args.show or SHOWS:
