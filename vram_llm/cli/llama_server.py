@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,7 +73,8 @@ def _print(found: "Translation", fleet: "ImportedFleet | None", arguments: Seque
     if fleet is not None:
         terminal.say(f"cat > {_FLEET} <<'END'\n{fleet}\nEND")
         arguments = ["--config", _FLEET, *arguments]
-    terminal.say(_shell_command(arguments, found.environment))
+    shown = {name: shlex.quote(value) for name, value in found.environment.items()} | found.secrets
+    terminal.say(_shell_command(arguments, shown))
     for note in (*found.notes(), *found.always):
         terminal.say(f"# {note}")
 
@@ -126,8 +127,7 @@ def _devices(line: Sequence[str]) -> "LlamaDevices":
     return LlamaDevices.of(detection.detect(rpc=endpoints).devices)
 
 
-def _shell_command(arguments: Sequence[str], environment: dict[str, str]) -> str:
-    words = ["vram-llm", "serve", *arguments]
-    return " ".join(
-        [*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), shlex.join(words)]
-    )
+def _shell_command(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The command as a shell reads it; the values of `environment` are quoted already."""
+    variables = (f"{name}={value}" for name, value in environment.items())
+    return " ".join([*variables, shlex.join(["vram-llm", "serve", *arguments])])

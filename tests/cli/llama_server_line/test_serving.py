@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.running import run, run_here
+from tests.cli.running import environment, run, run_here
 from tests.server.live import serving
 from vram_llm import demo
 
@@ -26,6 +26,15 @@ def test_the_printed_command_has_the_variables_that_the_program_reads() -> None:
     printed = run_here("llama-server", "--print", "-hf", "a/b", "-hft", "a token", "--offline")
     first = printed.stdout.splitlines()[0]
     assert first.startswith("HF_TOKEN='a token' HF_HUB_OFFLINE=1 vram-llm serve --model hf:a/b:Q4_K_M")
+
+
+def test_print_does_not_show_a_key_of_the_environment() -> None:
+    env = {**environment(), "LLAMA_API_KEY": "secret"}
+    printed = run_here("llama-server", "--print", "-m", "m.gguf", "--host", "0.0.0.0", env=env)
+    assert printed.stdout.splitlines() == [
+        "VRAM_LLM_API_KEY=\"$LLAMA_API_KEY\" vram-llm serve --model m.gguf --host 0.0.0.0 --cors-origin '*'"
+    ]
+    assert printed.stderr == ""
 
 
 @pytest.mark.parametrize("words", [("--tools", "all"), ("-sm", "row"), ("--no-such-flag",)])

@@ -179,6 +179,32 @@ def test_a_token_of_the_environment_is_not_printed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "keys", "shown"),
+    [
+        ("secret", "secret", '"$LLAMA_API_KEY"'),
+        (" one , two,", "one two", '"$(echo "$LLAMA_API_KEY" | tr , " ")"'),
+    ],
+)
+def test_keys_of_the_environment_stay_there(text: str, keys: str, shown: str) -> None:
+    found = _translated("-m m.gguf", {"LLAMA_API_KEY": text})
+    assert "--api-key" not in found.arguments()
+    assert found.environment == {"VRAM_LLM_API_KEY": keys}
+    assert found.secrets == {"VRAM_LLM_API_KEY": shown}
+
+
+def test_a_key_of_the_environment_has_no_spaces() -> None:
+    with pytest.raises(click.UsageError, match="no spaces; give --api-key-file"):
+        _translated("-m m.gguf", {"LLAMA_API_KEY": "two words"})
+
+
+def test_a_key_of_the_line_replaces_that_of_the_environment() -> None:
+    found = _translated("-m m.gguf --api-key typed", {"LLAMA_API_KEY": "secret"})
+    assert found.arguments().count("--api-key") == 1
+    assert "typed" in found.arguments()
+    assert (found.environment, found.secrets) == ({}, {})
+
+
+@pytest.mark.parametrize(
     ("variables", "word"),
     [
         ({"LLAMA_ARG_KV_OFFLOAD": "0"}, "--no-kv-offload"),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import click
 
+from vram_llm.cli.key_options import VARIABLE
 from vram_llm.cli.llama_server_line.draft_rules import DRAFT_RULES
 from vram_llm.cli.llama_server_line.model_rules import MODEL_RULES, finish_model, is_router
 from vram_llm.cli.llama_server_line.placement_rules import PLACEMENT_RULES, finish_placement
@@ -38,6 +39,20 @@ def _host(found: Translation, given: Given) -> None:
             f"{given.name} {sockets[0]}: the server listens on addresses, not on UNIX sockets"
         )
     found.add("--host", ",".join(hosts))
+
+
+def _api_key(found: Translation, given: Given) -> None:
+    """Keys of the environment stay there, so that neither --print nor a list of processes shows them."""
+    text = str(given.value)
+    keys = [key for part in text.split(",") if (key := part.strip())]
+    if not given.is_variable:
+        found.add(*(word for key in keys for word in ("--api-key", key)))
+    elif any(len(key.split()) > 1 for key in keys):
+        raise click.UsageError(f"{given.name}: a key in a variable has no spaces; give --api-key-file FILE")
+    elif keys:
+        found.environment[VARIABLE] = " ".join(keys)
+        commands = f'$(echo "{given.name}" | tr , " ")' if "," in text else given.name
+        found.secrets[VARIABLE] = f'"{commands}"'
 
 
 def _alias(found: Translation, given: Given) -> None:
@@ -124,6 +139,7 @@ RULES: Mapping[str, Callable[[Translation, Given], None]] = {
     **PLACEMENT_RULES,
     **DRAFT_RULES,
     "host": _host,
+    "api_key": _api_key,
     "alias": _alias,
     "cache_ram": _cache_ram,
     "template_variables": _template_variables,

@@ -28,7 +28,7 @@ SERVER_FLAGS = (
     row("--host", _TEXT, Rule("host"), "LLAMA_ARG_HOST"),
     row("--port", _INT, Option("--port"), "LLAMA_ARG_PORT"),
     row("--reuse-port", _SWITCH, Ignored("a port has one server"), "LLAMA_ARG_REUSE_PORT"),
-    row("--api-key", _TEXT, Option("--api-key", each=True), "LLAMA_API_KEY"),
+    row("--api-key", _TEXT, Rule("api_key"), "LLAMA_API_KEY"),
     row("--api-key-file", _TEXT, Option("--api-key-file"), "LLAMA_ARG_API_KEY_FILE"),
     row("--ssl-key-file", _TEXT, Option("--ssl-keyfile"), "LLAMA_ARG_SSL_KEY_FILE"),
     row("--ssl-cert-file", _TEXT, Option("--ssl-certfile"), "LLAMA_ARG_SSL_CERT_FILE"),

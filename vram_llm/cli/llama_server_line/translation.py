@@ -26,13 +26,18 @@ leaves out and what takes memory on devices."""
 
 @dataclass(slots=True)
 class Translation:
-    """What becomes of a line. `words` are the options of `serve`, without the model."""
+    """The options of `serve` that a line becomes, and notes on its other flags.
+
+    `words` are the options without the model. `environment` has variables to set, and `secrets` the shell's
+    text for those whose value must not be shown.
+    """
 
     line: ReadLine
     find_devices: Callable[[], LlamaDevices]
     words: list[str] = field(default_factory=list)
     template_variables: dict[str, object] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
     always: list[str] = field(default_factory=list)
     _devices: LlamaDevices | None = None
