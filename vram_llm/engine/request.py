@@ -73,9 +73,15 @@ class SamplingParams:
         return self.has_penalties or self.dry_multiplier > 0 or bool(self.logit_bias)
 
     @property
+    def may_drop_best(self) -> bool:
+        """True if a filter before the temperature may drop the most likely token. Mirostat has no filters."""
+        return not self.mirostat and (self.typical_p < 1 or self.xtc_probability > 0)
+
+    @property
     def is_special(self) -> bool:
-        """True if only a chain of llama.cpp's samplers will do, whatever the other parameters are."""
-        return self.samplers is not None or self.dynatemp_range > 0 or self.min_keep > 1
+        """True if only a chain of llama.cpp's samplers will do, also at a temperature of 0."""
+        has_own_temperature = self.dynatemp_range > 0 or self.samplers is not None
+        return has_own_temperature or self.min_keep > 1 or self.may_drop_best
 
     @property
     def is_stateful(self) -> bool:
@@ -222,9 +228,9 @@ class Request:
     def can_resume(self) -> bool:
         """True if another engine may continue the answer: the same one, or one that nobody saw begin."""
         sampling = self.sampling
-        is_random = sampling.is_stateful or sampling.xtc_probability > 0
-        is_repeatable = sampling.seed is not None and not is_random
-        takes_best = sampling.temperature <= 0 and sampling.dynatemp_range <= 0
+        has_xtc = sampling.xtc_probability > 0 and not sampling.mirostat
+        is_repeatable = sampling.seed is not None and not (sampling.is_stateful or has_xtc)
+        takes_best = sampling.temperature <= 0 and sampling.dynatemp_range <= 0 and not has_xtc
         return self.whole or takes_best or is_repeatable
 
     @property

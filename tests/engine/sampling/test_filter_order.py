@@ -50,7 +50,7 @@ def left(model: LoadedModel, *filters: tuple[str, Any]) -> dict[int, float]:
     """The probabilities of the tokens that llama.cpp's filters leave."""
     chain = SamplerChain(model.vocab.n_tokens)
     for name, value in filters:
-        getattr(chain, name)(value)
+        getattr(chain, name)(*(value if isinstance(value, tuple) else (value,)))
     logits = chain.filtered(model.logits(ROW))
     chain.close()
     best = max(logits.values())
@@ -107,9 +107,33 @@ def test_a_temperature_of_0_takes_the_best_in_any_order(
 
 
 @pytest.mark.parametrize(
+    ("options", "filters"),
+    [
+        ({"typical_p": 0.05}, [("typical", 0.05)]),
+        ({"typical_p": 0.05, "top_k": 9}, [("top_k", 9), ("typical", 0.05)]),
+        ({"xtc_probability": 1.0, "xtc_threshold": 0.002, "seed": 1}, [("xtc", (1.0, 0.002, 1))]),
+    ],
+    ids=str,
+)
+def test_a_temperature_of_0_takes_the_best_that_filters_before_it_leave(
+    model: LoadedModel, made: Made, options: dict[str, Any], filters: list[tuple[str, Any]]
+) -> None:
+    """As in llama-server, where typical_p and XTC may drop the most likely token."""
+    kept = left(model, *filters)
+    best = max(kept, key=kept.__getitem__)
+    assert best != int(model.logits(ROW).argmax())
+    sampler = made(temperature=0, **options)
+    assert sampler.sample_candidates(ROW) == (best, {best: 1.0})
+    assert sampler.sample(ROW) == best
+    request = make_request("a", sampling=SamplingParams(temperature=0, **options))
+    assert device_sampler_config(request, model.vocab.n_tokens) is None
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"temperature": 0},
+        {"temperature": 0, "typical_p": 0.3},
         {"temperature": 0, "presence_penalty": 1.5},
         {"top_k": 7, "temperature": 0.7},
         {"top_p": 0.6, "min_p": 0.1},
@@ -242,3 +266,5 @@ def test_what_is_resumed(made: Made) -> None:
     assert not make_request("a", sampling=adaptive).can_resume
     assert make_request("a", sampling=SamplingParams(samplers=("adaptive_p",), seed=1)).can_resume
     assert not make_request("a", sampling=SamplingParams(temperature=0, dynatemp_range=1)).can_resume
+    assert not make_request("a", sampling=SamplingParams(temperature=0, xtc_probability=0.5)).can_resume
+    assert make_request("a", sampling=SamplingParams(temperature=0, typical_p=0.5)).can_resume

@@ -38,7 +38,7 @@ def device_sampler_config(request: Request, n_vocab: int) -> DeviceSamplerConfig
         return None
     if params.temperature < MIN_TEMPERATURE:
         return DeviceSamplerConfig(bias=bias)
-    if params.mirostat or params.typical_p < 1 or params.top_n_sigma > 0 or params.xtc_probability > 0:
+    if params.mirostat or params.top_n_sigma > 0:
         return None
     top_k = params.top_k if params.top_k < n_vocab else 0
     if top_k > MOST_TOP_K or params.min_p > MOST_MIN_P:
@@ -90,7 +90,6 @@ class SamplerFactory:
 
 def numpy_suffices(params: SamplingParams) -> bool:
     """Whether sampling needs only temperature, top-k, top-p and min-p."""
-    filters = params.typical_p < 1 or params.top_n_sigma > 0 or params.xtc_probability > 0
     if params.temperature < MIN_TEMPERATURE or params.is_special:
         return False
-    return not (filters or params.changes_logits or params.mirostat)
+    return not (params.top_n_sigma > 0 or params.changes_logits or params.mirostat)

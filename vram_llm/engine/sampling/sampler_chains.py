@@ -20,7 +20,7 @@ def host_chain(
     is_greedy = params.temperature < MIN_TEMPERATURE and not params.is_special
     names = FILTERS if params.samplers is None else params.samplers
     if is_greedy or params.mirostat:
-        names = ("penalties", "dry")  # others leave the best token, or mirostat replaces them
+        names = ("penalties", "dry")  # the others keep the best token, or mirostat has none
     for name in names:
         if name == "dry":
             if dry is not None:
