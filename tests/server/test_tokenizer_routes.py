@@ -17,6 +17,15 @@ from tests.server.tool_chat import TALKER, TOOLS
         ({"content": "<s>A"}, [1, 65]),
         ({"content": "<s>", "parse_special": False}, [60, 115, 62]),
         (
+            {"content": ["A", 66, "<s>C"], "add_special": True},
+            [1, 65, 66, 1, 67],
+        ),
+        ({"content": [66, "A"], "add_special": True}, [66, 65]),
+        ({"content": ["<s>"], "parse_special": False}, [60, 115, 62]),
+        ({"content": [65, 66]}, [65, 66]),
+        ({"content": []}, []),
+        ({"content": [65, "B"], "with_pieces": True}, [{"id": 65, "piece": "A"}, {"id": 66, "piece": "B"}]),
+        (
             {"content": "Aé", "with_pieces": True},
             [{"id": 65, "piece": "A"}, {"id": 195, "piece": [195]}, {"id": 169, "piece": [169]}],
         ),
@@ -69,6 +78,11 @@ async def test_tokens_of_a_chat(client: httpx.AsyncClient, engine: FakeEngine) -
     [
         ("/tokenize", {}, "content"),
         ("/tokenize", {"content": 3}, "content"),
+        ("/tokenize", {"content": ["A", [66]]}, "content"),
+        ("/tokenize", {"content": [True]}, "content"),
+        ("/tokenize", {"content": [65, 100]}, "content"),
+        ("/tokenize", {"content": ["x"] * 257}, "content"),
+        ("/tokenize", {"prompt": ["A"]}, "prompt"),
         ("/tokenize", {"content": "x" * (2**20 + 1)}, "content"),
         ("/tokenize", {"content": "", "mood": 1}, "mood"),
         ("/detokenize", {"tokens": "x"}, "tokens"),

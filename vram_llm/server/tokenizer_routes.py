@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, WithJsonSchema
 
 from vram_llm.engine.engine_protocol import MAX_CHARS
 from vram_llm.errors import RequestError
@@ -17,6 +17,7 @@ from vram_llm.server.chat import prepare_chat_request
 from vram_llm.server.client_fields import IGNORED
 from vram_llm.server.errors import MissingField, NotSupported
 from vram_llm.server.known_fields import Fields, Neutral
+from vram_llm.server.native.prompts import tokens_of_mixed
 from vram_llm.server.openapi import body_route, refusals
 from vram_llm.server.read_body import read_fields
 from vram_llm.server.replies import PRESENT
@@ -24,11 +25,25 @@ from vram_llm.server.schemas import ChatCompletionRequest
 from vram_llm.server.serving_context import ServingContext
 from vram_llm.server.truncation import n_prompt_tokens
 
+TextOrMixed = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"anyOf": [{"type": "integer"}, {"type": "string"}]}},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+
 
 class TokenizeFields(Fields):
     """POST /tokenize. With `parse_special`, the text may contain special tokens.
 
-    The text is llama-server's `content`, or vLLM's `prompt`, whose `add_special_tokens` defaults to true.
+    llama-server's `content` is a text, or a list of texts and token ids; the tokens of all come in one list.
+    vLLM's `prompt` is a text, and its `add_special_tokens` defaults to true.
     """
 
     ignored: ClassVar[frozenset[str]] = IGNORED
@@ -36,7 +51,7 @@ class TokenizeFields(Fields):
     not_yet: ClassVar[Neutral] = {"return_token_strs": (False,)}
 
     model: str | None = None
-    content: str | None = None
+    content: TextOrMixed = None
     prompt: str | None = None
     add_special: bool | None = None
     add_special_tokens: bool | None = None
@@ -149,12 +164,11 @@ async def _tokenize(serving: ServingContext, fields: TokenizeFields) -> Response
     name, text = ("content", fields.content) if fields.prompt is None else ("prompt", fields.prompt)
     if text is None:
         raise MissingField("Missing required parameter: 'content'", "content")
-    if len(text) > MAX_CHARS:
-        raise RequestError(f"'{name}' has {len(text):,} characters; {MAX_CHARS:,} is the most", name)
     with_special = bool(fields.add_special) if name == "content" else fields.add_special_tokens is not False
-    tokens = await serving.engine.tokenize(
-        text, add_special=with_special, parse_special=fields.parse_special is not False
-    )
+    tokens = await _tokens_of(
+        text, name, info.n_vocab, serving,
+        add_special=with_special, parse_special=fields.parse_special is not False,
+    )  # fmt: skip
     reply: dict[str, Any] = {"tokens": tokens}
     if name == "prompt":
         reply |= {"count": len(tokens), "max_model_len": info.n_ctx}
@@ -162,6 +176,23 @@ async def _tokenize(serving: ServingContext, fields: TokenizeFields) -> Response
         pieces = await serving.engine.pieces(tokens)
         reply["tokens"] = [{"id": t, "piece": _shown(p)} for t, p in zip(tokens, pieces, strict=True)]
     return Response(msgspec.json.encode(reply), media_type="application/json")
+
+
+async def _tokens_of(
+    given: Any, name: str, n_vocab: int, serving: ServingContext, *, add_special: bool, parse_special: bool
+) -> list[int]:
+    """The tokens of the field `name`. Raises RequestError."""
+    is_text = isinstance(given, str)
+    if not is_text and not (isinstance(given, list) and all(type(part) in (int, str) for part in given)):
+        raise RequestError(f"'{name}' must be a string, or a list of strings and token ids", name)
+    if len(given) > MAX_CHARS:
+        parts = "characters" if is_text else "strings and token ids"
+        raise RequestError(f"'{name}' has {len(given):,} {parts}; {MAX_CHARS:,} is the most", name)
+    if is_text:
+        return await serving.engine.tokenize(given, add_special=add_special, parse_special=parse_special)
+    return await tokens_of_mixed(
+        given, name, n_vocab, serving, add_special=add_special, parse_special=parse_special
+    )
 
 
 async def _detokenize(serving: ServingContext, fields: DetokenizeFields) -> Detokenized:

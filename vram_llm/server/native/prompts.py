@@ -99,12 +99,27 @@ async def _text_or_tokens(
             f"'{at}' must be a string, a list of token ids and strings, or an object with 'prompt_string'", at
         )
     check_ids_fit(info, given)
-    check_vocabulary([part for part in given if type(part) is int], info.n_vocab, at)
+    check_text_fits(info, sum(len(part) for part in given if isinstance(part, str)), at)
+    tokens = await tokens_of_mixed(given, at, info.n_vocab, serving, add_special=True, parse_special=True)
+    return tuple(tokens)
+
+
+async def tokens_of_mixed(
+    given: list[int | str],
+    at: str,
+    n_vocab: int,
+    serving: ServingContext,
+    *,
+    add_special: bool,
+    parse_special: bool,
+) -> list[int]:
+    """The token ids of a list of token ids and texts, as llama-server's tokenize_mixed reads it.
+
+    With `add_special`, a text that begins the list gets the vocabulary's special tokens. Raises RequestError.
+    """
+    check_vocabulary([part for part in given if type(part) is int], n_vocab, at)
     texts = [part for part in given if isinstance(part, str)]
-    if not texts:
-        return tuple(given)
     n_chars = sum(map(len, texts))
-    check_text_fits(info, n_chars, at)
     if len(texts) > MAX_TEXTS or n_chars > MAX_CHARS:
         raise RequestError(
             f"'{at}' has {len(texts):,} strings of {n_chars:,} characters between token ids; {MAX_TEXTS} and "
@@ -114,7 +129,9 @@ async def _text_or_tokens(
     tokens: list[int] = []
     for i, part in enumerate(given):
         if isinstance(part, str):
-            tokens += await serving.engine.tokenize(part, add_special=i == 0, parse_special=True)
+            tokens += await serving.engine.tokenize(
+                part, add_special=add_special and i == 0, parse_special=parse_special
+            )
         else:
             tokens.append(part)
-    return tuple(tokens)
+    return tokens
