@@ -105,7 +105,7 @@ def machine_of(row: dict[str, str]) -> Machine:
 
 
 def host_words(cpu: str, ram: str) -> HostDescription | None:
-    """What a row says of its host, as the options --cpu and --ram; None: nothing but perhaps its size."""
+    """The host of a row as the options --cpu and --ram; None if the row has at most its memory's size."""
     kind = re.search(r"L?P?DDR\d[Xx]?(?:-\d+)?", ram)
     channels = re.search(r"(\d+) ?ch", ram)
     rate = re.search(r"(\d+) GB/s", ram)

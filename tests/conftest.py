@@ -1,4 +1,4 @@
-"""What tests of several floors share: tiny models, RPC workers, a server, plans for this processor."""
+"""Fixtures of tests of several floors: tiny models, RPC workers, a server, plans for this processor."""
 
 import contextlib
 import gc

@@ -1,4 +1,4 @@
-"""What the front door puts together, where the parts are tested on their own floors."""
+"""Calls of the front door, whose parts are tested on their own floors."""
 
 import dataclasses
 import sys

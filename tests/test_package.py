@@ -1,4 +1,4 @@
-"""What `import vram_llm` costs and offers."""
+"""`import vram_llm`: its cost, and the names that it offers."""
 
 import subprocess
 import sys

@@ -40,7 +40,7 @@ def named(name: str, model: zoo.Model) -> zoo.Model:
 
 
 def write_quants(folder: Path, quants: tuple[str, ...] = QUANTS) -> None:
-    """The quantisations of an 8B llama, as a repository has them."""
+    """A repository with the quantisations of an 8B llama."""
     folder.mkdir(exist_ok=True)
     for quant in quants:
         zoo.write(named("Tiny Llama", zoo.llama()), folder / f"m-{quant}.gguf", quant)

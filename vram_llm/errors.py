@@ -65,9 +65,9 @@ class Way:
     n_layers: int
     cpu_layers: int  # layers that are on the CPU whole
     cpu_parts: int = 0  # layers on the cards of which the CPU has experts or feed-forward weights
-    on_cpu: str = ""  # what is on the CPU, in words, if parts of layers are
+    on_cpu: str = ""  # weights on the CPU, in words, if parts of layers are there
     tokens_per_s: float | None = None  # of one stream, predicted
-    from_disk: str = ""  # what is read from the disk, in words
+    from_disk: str = ""  # weights that are read from the disk, in words
 
     @property
     def n_on_cpu(self) -> int:

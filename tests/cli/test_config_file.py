@@ -100,7 +100,7 @@ def test_aliases_that_stand_for_gigabytes_cost_nothing(tmp_path: Path) -> None:
 
 
 def test_a_variable_with_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Kubernetes sets for a service of this name is no port either."""
+    """The variable that Kubernetes sets for a service of this name is no port either."""
     monkeypatch.setenv("VRAM_LLM_PORT", "tcp://10.0.0.1:8080")
     with pytest.raises(click.UsageError) as caught:
         serve.command.make_context("serve", [])

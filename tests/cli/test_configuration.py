@@ -115,7 +115,7 @@ _WORDS = {
 
 
 def values(option: click.Option) -> st.SearchStrategy[Any]:
-    """Values as a YAML file has them: texts, numbers, true and false, objects."""
+    """Values of each type that a YAML file may have: texts, numbers, true and false, objects."""
     kind = option.type
     if option.is_flag:
         return st.booleans()

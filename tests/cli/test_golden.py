@@ -1,4 +1,4 @@
-"""What `plan` prints, compared exactly with what is kept (golden_plans.py says how to renew it)."""
+"""The output of `plan`, compared exactly with the kept one (golden_plans.py says how to renew it)."""
 
 from collections.abc import Iterator
 

@@ -80,7 +80,7 @@ class FedSource:
         self.is_closed = False
 
     async def read(self) -> Snapshot:
-        """What is set."""
+        """The states that are set."""
         self.n_reads += 1
         if isinstance(self.next, VramLLMError):
             raise self.next

@@ -42,7 +42,7 @@ def with_path(plan: Plan, path: Path) -> Plan:
 
 
 async def refusal_of(engine: EngineClient) -> VramLLMError:
-    """What ready() raises; the process is gone by then, and no other is begun."""
+    """The error that ready() raises; by then the process has ended, and no other is started."""
     with pytest.raises(VramLLMError) as refusal:
         await soon(engine.ready())
     assert engine.state is EngineState.DEAD

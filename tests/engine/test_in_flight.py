@@ -1,4 +1,4 @@
-"""What is submitted to the next engine after a death, in which order, and what is refused."""
+"""Requests that are submitted to the next engine after a death, their order, and those refused."""
 
 from typing import Any
 

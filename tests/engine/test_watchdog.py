@@ -37,7 +37,7 @@ SLOW = SpeedEstimate(
 
 
 def looks(dog: Watchdog, seconds: float, *pulses: Pulse, is_loading: bool = False) -> str | None:
-    """What the watchdog finds if the pulses come in turn, one a second, for so long."""
+    """The watchdog's findings if the pulses come in turn, one a second, for so long."""
     for i in range(round(seconds)):
         if (why := dog.look(pulses[i % len(pulses)], float(i), is_loading=is_loading)) is not None:
             return why

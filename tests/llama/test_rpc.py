@@ -1,4 +1,4 @@
-"""What is learned of RPC workers, and of what is none."""
+"""Questions to RPC workers, and to servers that are none."""
 
 import http.server
 import socket

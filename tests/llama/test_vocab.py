@@ -24,7 +24,7 @@ class Pieces(Vocab):
 
 
 def _stream(pieces: list[bytes], *stop: str) -> list[str]:
-    """What each piece makes final, and last what the end does; nothing is pushed after a stop."""
+    """The text that each piece makes final, and at last the end; nothing is pushed after a stop."""
     stream, said = TextStream(Pieces(*pieces), stop), []
     for token in range(len(pieces)):
         said.append(stream.push(token))

@@ -1,4 +1,4 @@
-"""What is wrong with a card: a table of states and the warnings that they give."""
+"""Warnings about cards: a table of states and the warnings that they give."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What is wrong with a computer: tables of facts and the warnings that they give."""
+"""Warnings about computers: tables of facts and the warnings that they give."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What layers remember, by the rules restated here and by llama.cpp itself."""
+"""The memory of each layer, by the rules restated here and by llama.cpp itself."""
 
 import ctypes
 from collections.abc import Iterator
@@ -72,7 +72,7 @@ def llama_backend() -> Iterator[None]:
 
 
 def context_bytes_by_llama(path: Path, swa_full: bool) -> int:
-    """What llama.cpp would allocate for a context with an f16 cache, from the header alone."""
+    """The bytes that llama.cpp would allocate for a context with an f16 cache, from the header alone."""
     wanted = lib.llama_model_default_params()
     wanted.n_gpu_layers, wanted.no_alloc, wanted.load_mode = 0, True, 0
     model = lib.llama_model_load_from_file(str(path).encode(), wanted)

@@ -1,4 +1,4 @@
-"""What a wish becomes: llama.cpp's own rounding, and what it would refuse."""
+"""Contexts that a wish becomes: llama.cpp's own rounding, and the values that it would refuse."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a person gets who names a model and nothing else."""
+"""The plan of a person who names a model and nothing else."""
 
 from collections.abc import Callable
 from pathlib import Path

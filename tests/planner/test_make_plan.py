@@ -1,4 +1,4 @@
-"""What a plan leaves of the host for states that leave the KV cache, and how it loads the file."""
+"""The host memory that a plan leaves for states from the KV cache, and how it loads the file."""
 
 from dataclasses import replace
 from pathlib import Path

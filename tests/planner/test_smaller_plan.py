@@ -1,4 +1,4 @@
-"""What is given up after memory ran out, and in which order."""
+"""The things that are given up after memory ran out, in their order."""
 
 from dataclasses import replace
 

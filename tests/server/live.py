@@ -167,7 +167,7 @@ class Serving:
         return code
 
     def said(self) -> str:
-        """What it wrote to standard error, once it has ended."""
+        """Its standard error, once it has ended."""
         self._reader.join(PATIENCE_S)
         return "".join(self._said)
 

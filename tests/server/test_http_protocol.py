@@ -1,4 +1,4 @@
-"""What clients send over a socket besides plain HTTP/1.1."""
+"""Bytes that clients send over a socket and that are not plain HTTP/1.1."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What the models of the zoo are put together from."""
+"""Groups of tensors that the models of the zoo are made of."""
 
 from tests.zoo.writer import Model
 

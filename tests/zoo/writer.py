@@ -76,7 +76,7 @@ class Model:
 
 
 def type_of(model: Model, name: str, common: str) -> GgmlType:
-    """What `name` is stored as where matrices are stored as `common`."""
+    """The type of tensor `name` in a file whose matrices have the type `common`."""
     shape = model.tensors[name]
     if name in model.types:
         return TYPE[model.types[name]]
@@ -87,7 +87,7 @@ def type_of(model: Model, name: str, common: str) -> GgmlType:
 
 
 def n_bytes(model: Model, name: str, common: str) -> int:
-    """What a tensor takes, unpadded."""
+    """The bytes of a tensor, without padding."""
     shape = model.tensors[name]
     return row_bytes(type_of(model, name, common), shape[0]) * prod(shape[1:])
 

@@ -20,7 +20,7 @@ class ChunkUsage(msgspec.Struct):
 
 
 class ChunkDelta(msgspec.Struct):
-    """What a chunk of a chat adds."""
+    """The part that a chunk of a chat adds."""
 
     role: str | None = None
     content: str | None = None

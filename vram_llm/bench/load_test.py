@@ -19,7 +19,7 @@ from vram_llm.errors import RequestError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadTest:
-    """What is asked of a server. `model` None: its first one. `extra` are further fields of each request."""
+    """The requests to a server. `model` None: its first one. `extra` are further fields of each request."""
 
     dataset: RandomPrompts | PromptFile
     path: str = "/v1/completions"

@@ -1,4 +1,4 @@
-"""What happened to one request of the load: when it was sent, and when its tokens came."""
+"""The outcome of one request of the load: when it was sent, and when its tokens came."""
 
 import itertools
 from dataclasses import dataclass, field

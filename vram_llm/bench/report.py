@@ -26,7 +26,7 @@ _TITLES: Mapping[LatencyName, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """What to print and save of a load: which latencies, and which percentiles of them."""
+    """A load and the figures to print and save: which latencies, and which percentiles of them."""
 
     shape: LoadShape
     latencies: Sequence[LatencyName] = ("ttft", "tpot", "itl")
@@ -115,7 +115,7 @@ DETAILS = ("input_lens", "output_lens", "start_times", "ttfts", "itls", "generat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultHeading:
-    """What vLLM's result file says of the run before its figures."""
+    """The fields of vLLM's result file that come before the figures."""
 
     model: str
     backend: str

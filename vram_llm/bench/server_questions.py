@@ -1,4 +1,4 @@
-"""What the benchmark asks a server before the load: its models, its tokenizer, and one request to try it."""
+"""Questions to a server before the load: its models, its tokenizer, and one request to try it."""
 
 import asyncio
 from dataclasses import replace

@@ -68,7 +68,7 @@ def _of_option(option: click.Option) -> dict[str, Any]:
 
 
 def _of_value(option: click.Option) -> dict[str, Any]:
-    """A value as YAML has it: editors read 8192 as a number, and `32k` as text."""
+    """A value of the type that YAML reads: editors read 8192 as a number, and `32k` as text."""
     kind = option.type
     if option.is_flag:
         return {"type": "boolean"}

@@ -81,7 +81,7 @@ class FairShares:
         for client in [client for client, left in self._leaving.items() if left <= 0]:
             del self._leaving[client], self._weights[client]
         self._total_weight = sum(self._weights.values())
-        if not self.is_shared:  # who is alone takes nothing from others, and is not charged
+        if not self.is_shared:  # a client that is alone takes nothing from others, and is not charged
             self._served = {client: self._served[client] for client in self._weights}
 
     def charge(self, sequence: OfClient, n_tokens: int) -> None:

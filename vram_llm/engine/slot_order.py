@@ -8,7 +8,7 @@ from vram_llm.errors import RequestError, VramLLMError
 
 
 class SlotAction(StrEnum):
-    """What to do with a slot (llama-server's words)."""
+    """The actions on a slot, in llama-server's words."""
 
     SAVE = "save"
     RESTORE = "restore"

@@ -345,7 +345,7 @@ async def _watch_on(watch: Callable[[], Awaitable[None]]) -> None:
             if repr(error) != last:
                 log.exception("a watch over the engine failed; it begins again")
             last = repr(error)
-        await asyncio.sleep(_WATCH_AGAIN_S)  # what failed may last
+        await asyncio.sleep(_WATCH_AGAIN_S)  # the failure may last
 
 
 def _death(code: int, why: str | None) -> str:

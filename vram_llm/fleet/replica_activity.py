@@ -60,7 +60,7 @@ def joint_plan(plans: Sequence[Plan]) -> Plan:
 
 
 def joint_activity(activities: Sequence[EngineActivity]) -> EngineActivity:
-    """What several engines do and have done together. The process is the first that runs."""
+    """The sum of several engines' activity. The process is the first that runs."""
     requests = [request for activity in activities for request in activity.requests]
     return EngineActivity(
         plan=joint_plan([activity.plan for activity in activities]),

@@ -24,7 +24,7 @@ Fits = Callable[[frozenset[str]], bool]
 
 
 class Phase(StrEnum):
-    """What a model's engines do, as far as memory is concerned."""
+    """The state of a model's engines, as far as memory is concerned."""
 
     ABSENT = "absent"
     LOADING = "loading"

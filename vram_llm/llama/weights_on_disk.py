@@ -44,7 +44,7 @@ class WeightsOnDisk:
             own, rest = self._parts(each, shares, found)
             kept += own
             read += (DiskPart(each.layer, part) for part in rest)
-        # what is read is dropped before the rest is locked, which needs the memory
+        # the pages that were read are dropped before the rest is locked, which needs the memory
         self._read_ahead = ReadAhead(read, plan.disk_reads.window_bytes) if read else None
         _lock(kept)
 

@@ -17,7 +17,7 @@ class ComparisonRow:
     n_ctx: int | None = None
     n_layers: int | None = None
     cpu_layers: int | None = None
-    on_cpu: str = ""  # what is on the CPU, in words, also parts of layers
+    on_cpu: str = ""  # weights on the CPU, in words, also parts of layers
     device_order: tuple[str, ...] = ()
     tensor_split: tuple[int, ...] = ()
     headroom_bytes: int | None = None  # unused part of the budgets of all devices, idle ones too

@@ -229,7 +229,7 @@ def _planned_model(profile: ModelProfile) -> PlannedModel:
 
 
 def planned_device(device: Device, reserve_bytes: int) -> PlannedDevice:
-    """A device as a plan has it, with the reserve."""
+    """A device in the form of a plan, with the reserve."""
     facts = {name: getattr(device, name) for name in device.__dataclass_fields__}
     return PlannedDevice(**facts, reserve_bytes=reserve_bytes)
 

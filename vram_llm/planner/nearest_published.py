@@ -24,7 +24,7 @@ _OLD_BUILD = 0.2  # in favour of builds since 2025
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedCase:
-    """What a plan is compared by: one stream on equal cards that hold the whole model."""
+    """A plan as published speeds describe theirs: one stream, equal cards that hold the whole model."""
 
     card: str  # its name in the catalog
     device: Device  # one of the cards

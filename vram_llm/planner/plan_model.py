@@ -110,7 +110,7 @@ def _settled(profile: ModelProfile, machine: Machine, workload: Workload, placed
 def _settled_ones(
     profile: ModelProfile, machine: Machine, workload: Workload, others: tuple[Alternative, ...]
 ) -> list[Alternative]:
-    """Those of `others` whose context and buffers fit the memory."""
+    """The alternatives of `others` whose context and buffers fit the memory."""
     found = []
     for other in others:
         try:

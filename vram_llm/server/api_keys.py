@@ -52,8 +52,8 @@ class ApiKey:
         return self.models is None or model in self.models
 
 
-ANYBODY = ApiKey(name="")  # who sends a request to a server without keys; its address becomes the name
-STRANGER = ApiKey(name="a stranger", scopes=frozenset())  # who sends no key to a route that needs none
+ANYBODY = ApiKey(name="")  # a client of a server without keys; its address becomes the name
+STRANGER = ApiKey(name="a stranger", scopes=frozenset())  # a client without a key
 current_key: ContextVar[ApiKey] = ContextVar("current_key", default=ANYBODY)  # of the request that is served
 
 

@@ -74,7 +74,7 @@ class RequestRecord:
 
     @property
     def cached_tokens(self) -> int:
-        """Those of `prompt_tokens` that were computed for an earlier request."""
+        """The number of prompt tokens that were computed for an earlier request."""
         return sum(n for _, n in self._counts.values())
 
     @property

@@ -29,7 +29,7 @@ def with_published(plan: "Plan", profile: "ModelProfile", machine: "Machine", wo
 
 
 def _case(plan: "Plan", profile: "ModelProfile") -> PublishedCase | None:
-    """What `plan` is compared by; None if published rows have no such plans."""
+    """The plan as published rows describe theirs; None if they have no such plans."""
     used = [device for device in plan.devices if device.id in plan.placement.device_order]
     is_whole = bool(used) and not uses_host(profile, plan.placement) and plan.context.kv_offload
     if not is_whole or plan.speed is None or plan.placement.split_mode is SplitMode.TENSOR:

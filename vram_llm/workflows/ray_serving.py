@@ -76,7 +76,7 @@ def node_command(address: str, resources: "Mapping[str, float]") -> list[str]:
 def plan_cluster(cluster: "RayCluster", spec: "FleetSpec", before: "FleetPlan | None" = None) -> "FleetPlan":
     """The plan of a fleet, by plans that each node makes for itself. Waits for the nodes.
 
-    Models with the same spec stay as `before` has them. Raises DoesNotFit if a model fits on no node.
+    Models with the same spec keep their place in `before`. Raises DoesNotFit if a model fits on no node.
     """
     from vram_llm.fleet.ray.placement import NodePlans, plan_of_cluster
 

@@ -31,7 +31,7 @@ SCHEMAS = {"get_weather": WEATHER, "write_file": FILE, "now": {}}
 
 @dataclass(slots=True)
 class Parsed:
-    """What a client gets: calls as [name, arguments], and the numbers of the complete ones."""
+    """The calls that a client gets, as [name, arguments], and the numbers of the complete ones."""
 
     content: str = ""
     reasoning: str = ""

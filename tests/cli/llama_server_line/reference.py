@@ -1,4 +1,4 @@
-"""What llama.cpp itself makes of llama-server's command line, on virtual devices: a process for one question.
+"""llama.cpp's own reading of llama-server's command line, on virtual devices: a process for one question.
 
 It reads a Question as JSON from standard input and writes an Answer. The line goes straight into llama.cpp's
 own parameters, as common/arg.cpp, common_model_params_to_llama and common_context_params_to_llama set them:

@@ -1,4 +1,4 @@
-"""What becomes of llama-server's command lines."""
+"""Translations of llama-server's command lines."""
 
 from collections.abc import Mapping
 

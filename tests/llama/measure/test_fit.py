@@ -22,7 +22,7 @@ SHAPES = [(2, 1e6), (16, 1e7), (4, 5e7), (2, 1e8)]  # layers, bytes; as many wei
 def times(
     *, step: float, layer: float, read: float, row: float, rtt: float | None = None, link: float = 1e9
 ) -> DeviceTimes:
-    """What a device with exactly these figures would take."""
+    """The time that a device with exactly these figures takes."""
 
     def made(n_layers: int, n_bytes: float, rows: int) -> StepTime:
         crossing = 0 if rtt is None else rows * 10_000 / link

@@ -5,7 +5,7 @@ from vram_llm.planner.processor_use import AS_USUAL, ProcessorUse, ThreadPool
 
 
 def processor_settings(use: ProcessorUse) -> tuple[Setting, ...]:
-    """What differs from llama.cpp's defaults. A pool for several tokens is written if it is another."""
+    """Settings that differ from llama.cpp's defaults. Prompts' pool is written if it is another one."""
     numa = () if use.numa is None else (Setting("--numa", use.numa.value, "LLAMA_ARG_NUMA"),)
     if not use.has_pools:
         return numa

@@ -22,7 +22,7 @@ _TRUST = tuple(Source)  # most trusted first
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResidentValue:
-    """What a resident model is worth."""
+    """The facts by which resident models are ranked before one is unloaded."""
 
     priority: int = 0
     idle_s: float = 0.0  # since its last request
@@ -32,7 +32,7 @@ class ResidentValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swap:
-    """What happens if a model is asked for while others are resident."""
+    """The models that are unloaded for another one, and the time that its load takes."""
 
     asked: str
     resident: frozenset[str]

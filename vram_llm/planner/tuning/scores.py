@@ -1,4 +1,4 @@
-"""What a candidate's measurements are worth, and whether one is faster than another beyond the noise.
+"""Scores of measured candidates, and whether one is faster than another beyond the noise.
 
 The rule is the planner's for prompts (search/prompt_choice.py): a typical request has the predicted prompt
 and an answer of 512 tokens. Each of the expected streams has such a request, and their answers are decoded

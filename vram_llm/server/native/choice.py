@@ -13,7 +13,7 @@ from vram_llm.server.timings import ChoiceClock
 
 @dataclass(slots=True)
 class NativeChoice:
-    """What is known of one choice so far. Its clock observes the events before this does."""
+    """The state of one choice while it is generated. Its clock observes events before it does."""
 
     index: int
     request: Request

@@ -1,4 +1,4 @@
-"""POST /completion, /completions without /v1, and /infill, as llama-server has them."""
+"""llama-server's own routes: POST /completion, /completions without /v1, and /infill."""
 
 from typing import Any
 

@@ -43,7 +43,7 @@ def plan_router(planner: WhatIfPlanner | None) -> APIRouter:
 
 
 def plan_options_reply(planner: WhatIfPlanner) -> PlanOptionsReply:
-    """What may be asked about a model."""
+    """The choices that a what-if plan offers."""
     return PlanOptionsReply(
         cards=[card.label for card in catalog.cards() if not card.shares_host_memory],
         kv_types=list(get_args(KvType)),

@@ -68,7 +68,7 @@ def covers(record: store.TunedRecord, workload: Workload, n_ctx: int) -> bool:
 
 
 def change_since(record: store.TunedRecord, files: Sequence[FileIdentity], machine: Machine) -> str | None:
-    """What has changed since the plan was tuned, in words; None: nothing that counts."""
+    """The change since the plan was tuned that makes it invalid, in words; None: there is none."""
     if record.content != store.content_of(files):
         return f"{record.path} has changed since"
     before = {each.key: each for each in record.devices}

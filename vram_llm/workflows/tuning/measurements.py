@@ -46,7 +46,7 @@ class Measurements:
 
     @property
     def cost_s(self) -> float:
-        """What a measurement usually costs in addition to its seconds."""
+        """The usual time of a measurement in addition to its seconds of decoding: the median."""
         return statistics.median(self._costs_s) if self._costs_s else 1.0
 
     def probe(self, candidate: "TuneCandidate") -> bool:

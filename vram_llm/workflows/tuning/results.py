@@ -1,4 +1,4 @@
-"""What a run of `tune` shows while it measures, and its result."""
+"""The progress of a run of `tune`, and its result."""
 
 from dataclasses import dataclass
 

@@ -103,7 +103,7 @@ def _refuse(plan: "Plan") -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Order:
-    """What is to be tuned, and for how long."""
+    """The model, machine and workload to tune for, and the time."""
 
     model: str
     machine: "Machine"

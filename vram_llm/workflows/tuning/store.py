@@ -45,7 +45,7 @@ class MeasuredRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TunedRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one model on one rig for one workload. Without `choice` no run came to an end."""
+    """Measurements of one model on one rig for one workload. Without `choice` no run came to an end."""
 
     model: str
     path: str
