@@ -275,6 +275,30 @@ def test_samplers_left_out_are_off() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ('"dynamic_temperature": true, "dynatemp_range": 0.5', None),
+        ('"dynamic_temperature": true, "dynatemp_range": 0.5, "dynatemp_low": 0.3, "dynatemp_high": 1.3', None),
+        ('"dynamic_temperature": false, "dynatemp_low": 1, "dynatemp_high": 1', None),
+        ('"dynamic_temperature": true', "dynamic_temperature"),
+        ('"options": {"dynamic_temperature": true}', "dynamic_temperature"),
+        ('"dynamic_temperature": true, "dynatemp_range": 0.5, "dynatemp_low": 0.4', "dynatemp_low"),
+        ('"dynamic_temperature": true, "dynatemp_range": 0.5, "dynatemp_high": 1.2', "dynatemp_high"),
+    ],
+)
+def test_a_dynamic_temperature_with_its_ends(fields: str, param: str | None) -> None:
+    """The ends must be those of `dynatemp_range` around the temperature, here the server's default."""
+    request = parsed(fields)
+    if param is None:
+        found = request.sampling(10, {"temperature": 0.8})
+        assert (found.temperature, found.dynatemp_range) == (0.8, 0.0 if "false" in fields else 0.5)
+        return
+    with pytest.raises(RequestError) as refused:
+        request.sampling(10, {"temperature": 0.8})
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
     ("fields", "defaults"),
     [('"dynatemp_range": 0.5, ', {"top_k": 40}), ("", {"top_k": 40, "dynatemp_range": 0.5})],
 )

@@ -53,7 +53,7 @@ NEUTRAL: Neutral = {
     "smoothing_factor": (0,), "smoothing_curve": (1,), "guidance_scale": (1,), "negative_prompt": ("",),
     "encoder_repetition_penalty": (1,), "no_repeat_ngram_size": (0,),
     "epsilon_cutoff": (0,), "eta_cutoff": (0,), "penalty_alpha": (0,), "num_beams": (1,), "nsigma": (0,),
-    "dynamic_temperature": (False,), "custom_token_bans": ("",), "banned_strings": ([],),
+    "custom_token_bans": ("",), "banned_strings": ([],),
     "banned_tokens": ([], ""), "grammar_string": ("",), "mode": ("instruct", "chat"),
     # Ollama
     "tfs_z": (1,), "raw": (False,), "template": ("",),

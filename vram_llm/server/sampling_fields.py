@@ -1,5 +1,6 @@
 """Request fields that control sampling: OpenAI's, and more of llama-server's."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from vram_llm.server.samplers_field import SamplerNames, sampler_settings
 MAX_BREAKERS = 16  # each is searched for in the whole vocabulary
 MAX_TEMPERATURE = 1_000_000  # llama-server has no limit; at this value all tokens are equally likely
 _INT32 = 2**31
+_ROUNDING = 1e-6  # of a temperature that a client has computed
 _ALSO = {
     "seed": ("random_seed", "sampler_seed"),
     "typical_p": ("typ_p", "typical"),
@@ -38,6 +40,7 @@ Breaker = Annotated[str, Field(min_length=1, max_length=40)]  # llama.cpp reads 
 
 
 _RANGES = ("rep_pen_range", "repetition_penalty_range")
+_DYNAMIC = ("dynamic_temperature", "dynatemp_low", "dynatemp_high")
 _MEANS = {also: name for name, others in _ALSO.items() for also in others}
 
 
@@ -80,6 +83,9 @@ class SamplingFields(Fields):
     mirostat_eta: Annotated[float, Field(ge=0, le=1)] | None = None
     dynatemp_range: Annotated[float, Field(ge=0, le=100)] | None = None
     dynatemp_exponent: Annotated[float, Field(ge=0, le=100)] | None = None
+    dynamic_temperature: bool | None = None  # text-generation-webui's; SillyTavern sends both forms
+    dynatemp_low: float | None = None  # without effect unless `dynamic_temperature`
+    dynatemp_high: float | None = None
     min_keep: Annotated[int, WHOLE, Field(ge=0, lt=_INT32)] | None = None
     adaptive_target: Annotated[float, Field(le=1)] | None = None  # below 0: off
     adaptive_decay: Annotated[float, Field(ge=0, le=0.99)] | None = None
@@ -91,11 +97,14 @@ class SamplingFields(Fields):
         options = getattr(self, "options", None)
         sent = self.model_fields_set if options is None else self.model_fields_set | options.model_fields_set
         names = {_MEANS.get(name, name) for name in sent & SamplingFields.model_fields.keys()}
-        given = {name: self.setting(name, *_ALSO.get(name, ())) for name in names - {"samplers", *_RANGES}}
+        given = {name: self.setting(name, *_ALSO.get(name, ())) for name in names - {"samplers", *_RANGES, *_DYNAMIC}}
         if not names.isdisjoint(_RANGES):
             self._check_ranges()
         named = {name: _as_param(name, value, n_vocab) for name, value in given.items() if value is not None}
-        sampling = SamplingParams(**{**defaults, **named, **sampler_settings(self.setting("samplers"))})
+        params = {**defaults, **named}
+        if self.setting("dynamic_temperature"):
+            self._check_dynamic_temperature(SamplingParams(**params).temperature, params.get("dynatemp_range"))
+        sampling = SamplingParams(**{**params, **sampler_settings(self.setting("samplers"))})
         if sampling.adaptive_target >= 0 and not sampling.is_stateful:
             raise RequestError(
                 "'adaptive_target' is for the sampler 'adaptive_p': name it in 'samplers'", "adaptive_target"
@@ -107,6 +116,20 @@ class SamplingFields(Fields):
         for name in _RANGES:
             if getattr(self, name, None) not in (None, 0, self.setting("repeat_last_n")):
                 raise RequestError(f"'{name}' must be 0, or that of 'repeat_last_n'; send that one", name)
+
+    def _check_dynamic_temperature(self, temperature: float, distance: float | None) -> None:
+        """Raises RequestError without a `distance`, and for ends that are not that far from `temperature`."""
+        if distance is None:
+            raise RequestError(
+                "'dynamic_temperature' needs 'dynatemp_range': how far from 'temperature' it may be",
+                "dynamic_temperature",
+            )
+        for name, end in (("dynatemp_low", temperature - distance), ("dynatemp_high", temperature + distance)):
+            given = self.setting(name)
+            if given is not None and not math.isclose(given, end, rel_tol=0, abs_tol=_ROUNDING):
+                raise RequestError(
+                    f"'{name}' must be {end:g}, by 'temperature' and 'dynatemp_range'; leave it out", name
+                )
 
     def setting(self, *names: str) -> Any:
         """The value of a setting with several names. Raises RequestError if two are given and differ.

@@ -82,6 +82,13 @@ SILLY_TAVERN: dict[str, Any] = {
 }  # fmt: skip
 
 
+DYNAMIC: dict[str, Any] = {
+    "temperature": (0.3 + 1.7) / 2, "dynamic_temperature": True, "dynatemp_low": 0.3, "dynatemp_high": 1.7,
+    "dynatemp_range": (1.7 - 0.3) / 2, "dynatemp_exponent": 1,
+}  # fmt: skip
+"""SillyTavern's settings of a dynamic temperature, in addition to SILLY_TAVERN."""
+
+
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory, plan_on_cpu: PlanOnCpu) -> Iterator[httpx.Client]:
     plan = plan_on_cpu(write(tmp_path_factory.mktemp("fim"), tuple(FIM)), n_ctx=4096, parallel=2)
@@ -134,6 +141,13 @@ def test_silly_tavern(client: httpx.Client) -> None:
     assert client.get("/v1/models").json()["data"][0]["id"] == "code"
 
 
+def test_a_dynamic_temperature_of_silly_tavern(client: httpx.Client) -> None:
+    settings = answer(client, "/completion", {**SILLY_TAVERN, **DYNAMIC})["generation_settings"]
+    assert settings["temperature"] == pytest.approx(1)
+    assert settings["dynatemp_range"] == pytest.approx(0.7)
+    assert settings["dynatemp_exponent"] == 1
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [
@@ -142,6 +156,9 @@ def test_silly_tavern(client: httpx.Client) -> None:
         ({"max_new_tokens": 9}, "max_new_tokens"),
         ({"stopping_strings": ["x"]}, "stopping_strings"),
         ({"dynamic_temperature": True}, "dynamic_temperature"),
+        ({**DYNAMIC, "dynatemp_low": 0.4}, "dynatemp_low"),
+        ({**DYNAMIC, "dynatemp_high": 1.4}, "dynatemp_high"),
+        ({**DYNAMIC, "temperature": 0.9}, "dynatemp_low"),
         ({"skew": 1}, "skew"),
         ({"tfs": 0.5}, "tfs"),
         ({"smoothing_factor": 1}, "smoothing_factor"),
