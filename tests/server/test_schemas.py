@@ -278,7 +278,10 @@ def test_samplers_left_out_are_off() -> None:
     ("fields", "param"),
     [
         ('"dynamic_temperature": true, "dynatemp_range": 0.5', None),
-        ('"dynamic_temperature": true, "dynatemp_range": 0.5, "dynatemp_low": 0.3, "dynatemp_high": 1.3', None),
+        (
+            '"dynamic_temperature": true, "dynatemp_range": 0.5, "dynatemp_low": 0.3, "dynatemp_high": 1.3',
+            None,
+        ),
         ('"dynamic_temperature": false, "dynatemp_low": 1, "dynatemp_high": 1', None),
         ('"dynamic_temperature": true', "dynamic_temperature"),
         ('"options": {"dynamic_temperature": true}', "dynamic_temperature"),

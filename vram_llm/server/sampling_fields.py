@@ -97,13 +97,18 @@ class SamplingFields(Fields):
         options = getattr(self, "options", None)
         sent = self.model_fields_set if options is None else self.model_fields_set | options.model_fields_set
         names = {_MEANS.get(name, name) for name in sent & SamplingFields.model_fields.keys()}
-        given = {name: self.setting(name, *_ALSO.get(name, ())) for name in names - {"samplers", *_RANGES, *_DYNAMIC}}
+        given = {
+            name: self.setting(name, *_ALSO.get(name, ()))
+            for name in names - {"samplers", *_RANGES, *_DYNAMIC}
+        }
         if not names.isdisjoint(_RANGES):
             self._check_ranges()
         named = {name: _as_param(name, value, n_vocab) for name, value in given.items() if value is not None}
         params = {**defaults, **named}
         if self.setting("dynamic_temperature"):
-            self._check_dynamic_temperature(SamplingParams(**params).temperature, params.get("dynatemp_range"))
+            self._check_dynamic_temperature(
+                SamplingParams(**params).temperature, params.get("dynatemp_range")
+            )
         sampling = SamplingParams(**{**params, **sampler_settings(self.setting("samplers"))})
         if sampling.adaptive_target >= 0 and not sampling.is_stateful:
             raise RequestError(
@@ -124,7 +129,10 @@ class SamplingFields(Fields):
                 "'dynamic_temperature' needs 'dynatemp_range': how far from 'temperature' it may be",
                 "dynamic_temperature",
             )
-        for name, end in (("dynatemp_low", temperature - distance), ("dynatemp_high", temperature + distance)):
+        for name, end in (
+            ("dynatemp_low", temperature - distance),
+            ("dynatemp_high", temperature + distance),
+        ):
             given = self.setting(name)
             if given is not None and not math.isclose(given, end, rel_tol=0, abs_tol=_ROUNDING):
                 raise RequestError(

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from tests.engine.slots.slot_loop import PROMPT, NewLoop, words
 from vram_llm.engine.kv_cache import saved_slots
 from vram_llm.planner.rope import Rope
 from vram_llm.planner.types import Serving
+from vram_llm.units import GIB, MIB
 
 
 def test_an_empty_slot_is_not_saved(new_loop: NewLoop, tmp_path: Path) -> None:
@@ -131,6 +134,29 @@ def test_a_full_disk(new_loop: NewLoop, monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert list(tmp_path.iterdir()) == []
     gone = loop.order("save", 0, tmp_path / "none" / ".." / "none" / "x")
     assert gone.error is not None
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "fits"),
+    [
+        (100 * GIB, 2 * GIB, True),
+        (100 * GIB, GIB + 1024, False),  # 1 GiB is kept free
+        (100 * MIB, 20 * MIB, True),
+        (100 * MIB, 5 * MIB + 1024, False),  # a twentieth
+    ],
+)
+def test_saved_slots_do_not_fill_the_disk(
+    new_loop: NewLoop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, total: int, free: int, fits: bool
+) -> None:
+    loop = new_loop()
+    loop.answer(PROMPT)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=total, free=free))
+    done = loop.order("save", 0, tmp_path / "a")
+    assert (done.error is None) is fits
+    assert (tmp_path / "a").exists() is fits
+    if done.error is not None:
+        assert done.error.startswith("the slot could not be saved as 'a': it takes ")
+        assert done.error.endswith("are kept free; delete saved slots")
 
 
 def test_slots_and_files_of_other_keys(new_loop: NewLoop, tmp_path: Path) -> None:

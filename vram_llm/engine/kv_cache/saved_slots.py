@@ -8,6 +8,7 @@ Tokens may have more than 64 bits: rows of images have hashes.
 import errno
 import json
 import os
+import shutil
 import struct
 from dataclasses import asdict, dataclass, replace
 from io import BufferedReader, FileIO
@@ -20,12 +21,14 @@ import numpy as np
 from vram_llm.engine.kv_cache.offload_store import State
 from vram_llm.errors import RequestError, VramLLMError
 from vram_llm.state_file import open_regular, write_state
+from vram_llm.units import GIB, format_bytes
 
 FORMAT = 1
 _MAGIC = b"vramslot"
 _LLAMA_SERVERS = b"qsgg"  # LLAMA_STATE_SEQ_MAGIC of llama.h
 _HEAD = struct.Struct("<8sIQ")
 _MOST_FACTS_BYTES = 1 << 28
+_KEPT_FREE_BYTES = GIB  # on the disk, so that clients cannot fill it; or a twentieth of it, if that is less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +91,16 @@ class SavedSlot:
 
 
 def write_slot(path: Path, slot: SavedSlot, state: State) -> int:
-    """Replace the file by this slot and `state`; the bytes written. Raises RequestError, VramLLMError."""
+    """Replace the file by this slot and `state`; the bytes written. Raises RequestError, VramLLMError.
+
+    A file that would leave the disk nearly full is not written.
+    """
     _check_replaceable(path, slot.owner)
     slot = replace(slot, n_state_bytes=state.nbytes, state_crc32=crc32(state.data))
     facts = json.dumps(asdict(slot)).encode()
+    n_bytes = _HEAD.size + len(facts) + state.nbytes
     try:
+        _check_room(path, n_bytes)
         write_state(path, _HEAD.pack(_MAGIC, FORMAT, len(facts)), facts, state.data, durable=True)
     except OSError as error:
         why = (
@@ -101,7 +109,18 @@ def write_slot(path: Path, slot: SavedSlot, state: State) -> int:
             else error.strerror or str(error)
         )
         raise VramLLMError(f"the slot could not be saved as '{path.name}': {why}") from None
-    return _HEAD.size + len(facts) + state.nbytes
+    return n_bytes
+
+
+def _check_room(path: Path, n_bytes: int) -> None:
+    """Raises VramLLMError if a file of `n_bytes` leaves too little of the disk free, and OSError."""
+    disk = shutil.disk_usage(path.parent)
+    kept_free = min(_KEPT_FREE_BYTES, disk.total // 20)
+    if disk.free - n_bytes < kept_free:
+        raise VramLLMError(
+            f"the slot could not be saved as '{path.name}': it takes {format_bytes(n_bytes)}, the disk has "
+            f"{format_bytes(disk.free)} free, and {format_bytes(kept_free)} are kept free; delete saved slots"
+        )
 
 
 def read_slot(path: Path, owner: str) -> tuple[SavedSlot, State, int]:
