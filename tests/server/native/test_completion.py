@@ -52,7 +52,7 @@ async def test_the_object(client: httpx.AsyncClient, engine: FakeEngine) -> None
     assert (request.max_tokens, request.stop, request.returns_prompt) == (2, ("x",), True)
 
 
-@pytest.mark.parametrize("n_predict", [-1, None])
+@pytest.mark.parametrize("n_predict", [-1, -2, None])
 async def test_no_limit(client: httpx.AsyncClient, engine: FakeEngine, n_predict: int | None) -> None:
     assert (await answer(client, n_predict=n_predict))["generation_settings"]["n_predict"] == -1
     assert engine.requests[0].max_tokens is None
