@@ -176,13 +176,13 @@ def test_an_engine_that_ran_out_of_memory_is_planned_smaller_beside_what_is_load
     way = plan["chat"].ways[0]
     (taken,) = way.devices
     replanner = FleetReplanner(lambda: plan, lambda _: machine)
-    less = PlanReductions(n_ctx=256, short=taken)
-    same = replanner.way("chat", way.plan, Room(left=plan.budgets, residents=()), less)
+    reductions = PlanReductions(n_ctx=256, short=taken)
+    same = replanner.way("chat", way.plan, Room(left=plan.budgets, residents=()), reductions)
     assert same.plan.context.n_ctx == 256
     assert sum(same.uses.values()) < sum(way.uses.values())
     room = Room(left={**plan.budgets, taken: MIB}, residents=())
-    assert taken not in replanner.way("chat", way.plan, room, less).devices
-    spare = dataclasses.replace(less, spare_bytes=max(plan.budgets.values()))
+    assert taken not in replanner.way("chat", way.plan, room, reductions).devices
+    spare = dataclasses.replace(reductions, spare_bytes=max(plan.budgets.values()))
     with pytest.raises(DoesNotFit):
         replanner.way("chat", way.plan, room, spare)
 

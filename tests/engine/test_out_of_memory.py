@@ -156,9 +156,9 @@ async def test_a_worker_without_room(tiny_model: Path, host: Host) -> None:
         devices = rpc.devices((endpoint,))
         wish = Workload(n_ctx=2**20, parallel=1, tensor_split=TensorSplit((1,)), reserve_bytes=0)
 
-        def plan_of(less: PlanReductions) -> Plan:
+        def plan_of(reductions: PlanReductions) -> Plan:
             machine = Machine(devices=devices, host=host)
-            return make_plan(detection.analyze(str(tiny_model)), machine, workload_with(wish, less))
+            return make_plan(detection.analyze(str(tiny_model)), machine, workload_with(wish, reductions))
 
         plan = plan_of(PlanReductions())
         use = plan.estimate.devices[0]
@@ -166,7 +166,7 @@ async def test_a_worker_without_room(tiny_model: Path, host: Host) -> None:
         limit = psutil.Process(process.pid).memory_info().vms + 3 * use.context_bytes // 4
         resource.prlimit(process.pid, resource.RLIMIT_AS, (limit, limit))
         async with starting() as start:
-            engine = start(plan, replan=lambda _, less: plan_of(less))
+            engine = start(plan, replan=lambda _, reductions: plan_of(reductions))
             await soon(engine.ready())
             [told] = engine.warnings
             assert "ran out of memory: the plan now has" in told
@@ -177,9 +177,9 @@ async def test_a_worker_without_room(tiny_model: Path, host: Host) -> None:
 async def test_more_is_kept_free_only_as_far_as_a_plan_fits() -> None:
     spares = []
 
-    def replan(plan: Plan, less: PlanReductions) -> Plan:
-        spares.append(less.spare_bytes // MIB)
-        if less.spare_bytes > GIB:
+    def replan(plan: Plan, reductions: PlanReductions) -> Plan:
+        spares.append(reductions.spare_bytes // MIB)
+        if reductions.spare_bytes > GIB:
             raise DoesNotFit("no room")
         return plan
 

@@ -110,7 +110,7 @@ class Replans:
             else replace(self.packed, spec=FleetModelSpec(name=name, source=""))
         )
 
-    def way(self, name: str, plan: Plan, room: Room, less: PlanReductions) -> FleetWay:
+    def way(self, name: str, plan: Plan, room: Room, reductions: PlanReductions) -> FleetWay:
         self.rooms.append(room)
         assert self.may_end.wait(PATIENCE_S)
         return self.packed.ways[0]

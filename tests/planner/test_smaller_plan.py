@@ -8,9 +8,9 @@ from tests.planner.saved import CONTEXT, local, saved_plan
 from vram_llm.planner.smaller_plan import (
     PlanReductions,
     given_up,
-    next_less,
+    next_reductions,
     plan_with,
-    with_less_room,
+    with_smaller_spare,
     workload_with,
 )
 from vram_llm.planner.types import HOST, Plan, Serving, Workload
@@ -22,16 +22,16 @@ PLAN = saved_plan([CARD], [8], context=replace(CONTEXT, n_ctx=8192, n_ubatch=512
 
 def ladder(plan: Plan, short: str | None, *, can_move: bool) -> list[PlanReductions]:
     """All that is given up, step by step, as context and micro-batch are those of each next plan."""
-    less, steps = PlanReductions(), []
-    while (after := next_less(plan, less, short, can_move=can_move)) is not None:
-        less, plan = after, plan_with(plan, after)
-        steps.append(less)
+    reductions, steps = PlanReductions(), []
+    while (after := next_reductions(plan, reductions, short, can_move=can_move)) is not None:
+        reductions, plan = after, plan_with(plan, after)
+        steps.append(reductions)
     return steps
 
 
 def test_context_then_micro_batch_then_room_on_the_devices() -> None:
     steps = ladder(PLAN, "GPU0", can_move=True)
-    assert [(less.n_ctx, less.n_ubatch, less.spare_bytes // MIB) for less in steps] == [
+    assert [(step.n_ctx, step.n_ubatch, step.spare_bytes // MIB) for step in steps] == [
         (4096, None, 0),
         (2048, None, 0),
         (2048, 256, 0),
@@ -45,11 +45,11 @@ def test_context_then_micro_batch_then_room_on_the_devices() -> None:
 
 
 def test_the_steps_back_from_the_room_on_the_devices() -> None:
-    less, steps = PlanReductions(n_ctx=2048, spare_bytes=4096 * MIB), []
-    while less.spare_bytes:
-        less = with_less_room(less)
-        steps.append(less.spare_bytes // MIB)
-    assert (steps, less) == ([2048, 1024, 512, 0], PlanReductions(n_ctx=2048))
+    reductions, steps = PlanReductions(n_ctx=2048, spare_bytes=4096 * MIB), []
+    while reductions.spare_bytes:
+        reductions = with_smaller_spare(reductions)
+        steps.append(reductions.spare_bytes // MIB)
+    assert (steps, reductions) == ([2048, 1024, 512, 0], PlanReductions(n_ctx=2048))
 
 
 def test_the_host_first_gives_up_idle_conversations_and_gets_no_layers() -> None:
@@ -62,14 +62,16 @@ def test_the_host_first_gives_up_idle_conversations_and_gets_no_layers() -> None
 def test_every_sequence_keeps_some_cells() -> None:
     context = replace(CONTEXT, n_ctx=8192, parallel=16)
     assert [
-        less.n_ctx for less in ladder(saved_plan([CARD], [8], context=context), None, can_move=False)
+        step.n_ctx for step in ladder(saved_plan([CARD], [8], context=context), None, can_move=False)
     ] == [4096] * 3
 
 
 @pytest.mark.parametrize("largest", [True, False])
 def test_the_workload_of_the_next_plan(largest: bool) -> None:
-    less = PlanReductions(n_ctx=4096, n_ubatch=256, spare_bytes=512 * MIB, no_slots_ram=True, short="GPU0")
-    workload = workload_with(Workload(largest_ctx=largest, reserve_bytes=GIB), less)
+    reductions = PlanReductions(
+        n_ctx=4096, n_ubatch=256, spare_bytes=512 * MIB, no_slots_ram=True, short="GPU0"
+    )
+    workload = workload_with(Workload(largest_ctx=largest, reserve_bytes=GIB), reductions)
     assert (workload.n_ctx, workload.n_ubatch, workload.largest_ctx) == (4096, 256, False)
     assert (workload.reserve_bytes, workload.serving.slots_ram_bytes) == (GIB + 512 * MIB, 0)
     assert workload_with(Workload(), PlanReductions()) == Workload()

@@ -9,7 +9,13 @@ from vram_llm.engine.file_watch import watch_files
 from vram_llm.engine.out_of_memory import oom_kills, ran_out
 from vram_llm.errors import BadPlan, DoesNotFit, VramLLMError
 from vram_llm.model.file_identity import FileIdentity, change_of, now
-from vram_llm.planner.smaller_plan import PlanReductions, given_up, next_less, plan_with, with_less_room
+from vram_llm.planner.smaller_plan import (
+    PlanReductions,
+    given_up,
+    next_reductions,
+    plan_with,
+    with_smaller_spare,
+)
 from vram_llm.planner.types import HOST, Plan
 
 log = logging.getLogger("vram_llm.engine")
@@ -25,7 +31,7 @@ class PlanSource:
     plan: Plan
     replan: Replan | None = None
     _first: Plan | None = None  # before anything was given up
-    _less: PlanReductions = field(default_factory=PlanReductions)
+    _reductions: PlanReductions = field(default_factory=PlanReductions)
     _is_due: bool = False  # memory ran out: the next load gets a smaller plan
     _n_kills: int = 0
     _of_files: tuple[str, ...] = ()
@@ -62,10 +68,12 @@ class PlanSource:
         if not is_memory:
             return False
         can_move = self.replan is not None
-        less = next_less(self.plan, self._less, short, can_move=can_move, had_loaded=had_loaded)
-        if less is None:
+        reductions = next_reductions(
+            self.plan, self._reductions, short, can_move=can_move, had_loaded=had_loaded
+        )
+        if reductions is None:
             return False
-        self._less, self._is_due = less, True
+        self._reductions, self._is_due = reductions, True
         return True
 
     def _for_load(self) -> Plan:
@@ -78,7 +86,7 @@ class PlanSource:
                 self._first = None
             self._take(self._replanned(self.replan))
         elif self._is_due:
-            self._take(plan_with(self.plan, self._less))
+            self._take(plan_with(self.plan, self._reductions))
         self._loaded = tuple(now(file) for file in self.plan.files)
         self._n_kills = oom_kills()
         return self.plan
@@ -86,23 +94,23 @@ class PlanSource:
     def _replanned(self, replan: Replan) -> Plan:
         """Another plan, with as much kept free on the devices as fits. Raises the errors of `replan`.
 
-        `_less` stays, so that memory that runs out again leads on to its end and not through the same steps.
+        `_reductions` stays: if memory runs out again, the next step follows, and not the same ones again.
         """
-        less = self._less
+        reductions = self._reductions
         while True:
             try:
-                return replan(self.plan, less)
+                return replan(self.plan, reductions)
             except DoesNotFit:
-                if not less.spare_bytes:
+                if not reductions.spare_bytes:
                     raise
-                less = with_less_room(less)
+                reductions = with_smaller_spare(reductions)
 
     def _take(self, plan: Plan) -> None:
         """Go on with another plan, and say what it gives up."""
         self._first = self._first or self.plan
         self.plan, is_due, self._is_due = plan, self._is_due, False
         if is_due and (phrases := given_up(self._first, plan)):
-            where = _place(self._first, self._less.short)
+            where = _place(self._first, self._reductions.short)
             self._of_memory = (f"{where} ran out of memory: the plan now has {', '.join(phrases)}",)
             log.warning("%s", self._of_memory[0])
 

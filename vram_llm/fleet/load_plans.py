@@ -32,8 +32,8 @@ class FleetReplan(Protocol):
     def __call__(self, name: str, room: Room) -> PackedModel:
         """A model in another place, because other programs have taken the memory of its own."""
 
-    def way(self, name: str, plan: Plan, room: Room, less: PlanReductions) -> FleetWay:
-        """A copy in place of `plan`, which gives up `less` after memory ran out, or whose file changed."""
+    def way(self, name: str, plan: Plan, room: Room, reductions: PlanReductions) -> FleetWay:
+        """A copy in place of `plan`, with `reductions` after memory ran out, or because its file changed."""
 
 
 @dataclass(frozen=True, slots=True)

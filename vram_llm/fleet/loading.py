@@ -100,18 +100,18 @@ class Loader:
             return None
         loop = asyncio.get_running_loop()
 
-        def replan(plan: Plan, less: PlanReductions) -> Plan:
-            return asyncio.run_coroutine_threadsafe(self._replanned(tenant, plan, less), loop).result()
+        def replan(plan: Plan, reductions: PlanReductions) -> Plan:
+            return asyncio.run_coroutine_threadsafe(self._replanned(tenant, plan, reductions), loop).result()
 
         return replan
 
-    async def _replanned(self, tenant: Tenant, plan: Plan, less: PlanReductions) -> Plan:
+    async def _replanned(self, tenant: Tenant, plan: Plan, reductions: PlanReductions) -> Plan:
         """Another plan of an engine. Raises DoesNotFit; BadPlan if the model has other plans by now."""
         replan = self._load_plans.replan
         way, engine = next((way for way in tenant.ways if way.plan == plan), None), tenant.engine
         async with self._planning(tenant, way) as room:
             if way is not None and replan is not None:
-                found = await self._in_thread(lambda: replan.way(tenant.name, plan, room, less))
+                found = await self._in_thread(lambda: replan.way(tenant.name, plan, room, reductions))
                 is_loaded = engine is not None and tenant.engine is engine  # by these ways
                 if is_loaded and any(each is way for each in tenant.ways):
                     tenant.ways = tuple(found if each is way else each for each in tenant.ways)

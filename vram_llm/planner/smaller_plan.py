@@ -27,47 +27,49 @@ class PlanReductions:
     short: str | None = None  # the device that ran out last, or HOST; None: unknown
 
 
-def next_less(
-    plan: Plan, less: PlanReductions, short: str | None, *, can_move: bool, had_loaded: bool = True
+def next_reductions(
+    plan: Plan, reductions: PlanReductions, short: str | None, *, can_move: bool, had_loaded: bool = True
 ) -> PlanReductions | None:
-    """The next thing to give up after `plan`, made with `less`, ran out on `short`; None if nothing is left.
+    """The reductions of the next plan, after `plan` with `reductions` ran out on `short`; None: no more.
 
     `can_move`: another placement can be planned. `had_loaded`: there may be states of idle conversations.
     """
-    less, context = replace(less, short=short), plan.context
-    if had_loaded and short == HOST and plan.serving.slots_ram_bytes and not less.no_slots_ram:
-        return replace(less, no_slots_ram=True)
+    reductions, context = replace(reductions, short=short), plan.context
+    if had_loaded and short == HOST and plan.serving.slots_ram_bytes and not reductions.no_slots_ram:
+        return replace(reductions, no_slots_ram=True)
     least = max(LEAST_CTX, _CELLS * context.parallel)
     if context.pooling is None and context.n_ctx > least:
-        return replace(less, n_ctx=max(least, context.n_ctx // 2 // _CELLS * _CELLS))
+        return replace(reductions, n_ctx=max(least, context.n_ctx // 2 // _CELLS * _CELLS))
     if context.pooling is None and context.n_ubatch > LEAST_UBATCH:
-        return replace(less, n_ubatch=max(LEAST_UBATCH, context.n_ubatch // 2))
-    if can_move and short != HOST and less.spare_bytes < MOST_SPARE_BYTES:
-        return replace(less, spare_bytes=max(FIRST_SPARE_BYTES, 2 * less.spare_bytes))
+        return replace(reductions, n_ubatch=max(LEAST_UBATCH, context.n_ubatch // 2))
+    if can_move and short != HOST and reductions.spare_bytes < MOST_SPARE_BYTES:
+        return replace(reductions, spare_bytes=max(FIRST_SPARE_BYTES, 2 * reductions.spare_bytes))
     return None
 
 
-def with_less_room(less: PlanReductions) -> PlanReductions:
-    """The step before in what is kept free on the devices; 0 bytes before the first."""
-    n_bytes = less.spare_bytes // 2
-    return replace(less, spare_bytes=n_bytes if n_bytes >= FIRST_SPARE_BYTES else 0)
+def with_smaller_spare(reductions: PlanReductions) -> PlanReductions:
+    """`reductions` with half of the spare bytes; none before the first step."""
+    n_bytes = reductions.spare_bytes // 2
+    return replace(reductions, spare_bytes=n_bytes if n_bytes >= FIRST_SPARE_BYTES else 0)
 
 
-def workload_with(workload: Workload, less: PlanReductions) -> Workload:
-    """The workload for a plan that gives up `less`."""
-    serving = replace(workload.serving, slots_ram_bytes=0) if less.no_slots_ram else workload.serving
-    if less.n_ctx is not None:
-        workload = replace(workload, n_ctx=less.n_ctx, largest_ctx=False)
-    if less.n_ubatch is not None:
-        workload = replace(workload, n_ubatch=less.n_ubatch)
-    return replace(workload, serving=serving, reserve_bytes=workload.reserve_bytes + less.spare_bytes)
+def workload_with(workload: Workload, reductions: PlanReductions) -> Workload:
+    """The workload for a plan with `reductions`."""
+    serving = replace(workload.serving, slots_ram_bytes=0) if reductions.no_slots_ram else workload.serving
+    if reductions.n_ctx is not None:
+        workload = replace(workload, n_ctx=reductions.n_ctx, largest_ctx=False)
+    if reductions.n_ubatch is not None:
+        workload = replace(workload, n_ubatch=reductions.n_ubatch)
+    return replace(workload, serving=serving, reserve_bytes=workload.reserve_bytes + reductions.spare_bytes)
 
 
-def plan_with(plan: Plan, less: PlanReductions) -> Plan:
+def plan_with(plan: Plan, reductions: PlanReductions) -> Plan:
     """A given plan with less context and micro-batch; its estimate stays, as an upper bound."""
     context: Context = plan.context
-    serving = replace(plan.serving, slots_ram_bytes=0) if less.no_slots_ram else plan.serving
-    context = replace(context, n_ctx=less.n_ctx or context.n_ctx, n_ubatch=less.n_ubatch or context.n_ubatch)
+    serving = replace(plan.serving, slots_ram_bytes=0) if reductions.no_slots_ram else plan.serving
+    context = replace(
+        context, n_ctx=reductions.n_ctx or context.n_ctx, n_ubatch=reductions.n_ubatch or context.n_ubatch
+    )
     return replace(plan, context=context, serving=serving)
 
 

@@ -111,8 +111,8 @@ class FleetReplanner:
             ways.append(way)
         return PackedModel(spec=spec, ways=tuple(ways), why="in the memory that other programs leave now")
 
-    def way(self, name: str, plan: "Plan", room: "Room", less: "PlanReductions") -> "FleetWay":
-        """A copy in place of `plan`, which gives up `less`. Its context is no longer than that of `plan`.
+    def way(self, name: str, plan: "Plan", room: "Room", reductions: "PlanReductions") -> "FleetWay":
+        """A copy in place of `plan`, with `reductions`. Its context is no longer than that of `plan`.
 
         Raises DoesNotFit by how much, and the other errors of `planning.plan`.
         """
@@ -120,11 +120,11 @@ class FleetReplanner:
         from vram_llm.workflows.replanning import store_overhead
 
         machine, spec = self.machine(_busy(room)), self.plan()[name].spec
-        if less.short is not None and store_overhead(plan, machine, less.short):
+        if reductions.short is not None and store_overhead(plan, machine, reductions.short):
             machine = self.machine(_busy(room))
         left = self._left(spec, machine, room)
-        left = {device: max(n_bytes - less.spare_bytes, 0) for device, n_bytes in left.items()}
-        workload = workload_with(spec.workload, less)
+        left = {device: max(n_bytes - reductions.spare_bytes, 0) for device, n_bytes in left.items()}
+        workload = workload_with(spec.workload, reductions)
         if workload.n_ctx is None:
             workload = dataclasses.replace(workload, n_ctx=plan.context.n_ctx, largest_ctx=False)
         return _way_within(dataclasses.replace(spec, workload=workload), machine, left)

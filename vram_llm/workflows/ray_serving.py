@@ -31,7 +31,7 @@ RAY_PORT = 6379  # Ray's own
 STORE_BYTES = 100 * MIB  # for Ray's objects, of which there are next to none
 
 
-def plan_on_node(spec: "FleetModelSpec", less: "PlanReductions") -> "Plan":
+def plan_on_node(spec: "FleetModelSpec", reductions: "PlanReductions") -> "Plan":
     """The plan of a model for the devices of this computer, as Ray's nodes call it.
 
     `spec.devices` are ids, numbers, or parts of names. Raises the errors of `planning.plan`.
@@ -40,7 +40,7 @@ def plan_on_node(spec: "FleetModelSpec", less: "PlanReductions") -> "Plan":
     if spec.devices is not None:
         allowed = tuple(d for i, d in enumerate(machine.devices) if _is_named(d, i, spec.devices))
         machine = dataclasses.replace(machine, devices=allowed)
-    return planning.plan(spec.source, machine, workload_with(spec.workload, less))
+    return planning.plan(spec.source, machine, workload_with(spec.workload, reductions))
 
 
 def _is_named(device: "Device", number: int, names: tuple[str, ...]) -> bool:

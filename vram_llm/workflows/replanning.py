@@ -24,12 +24,12 @@ class Replanner:
     machine: "Callable[[], Machine]"
     workload: "Workload"
 
-    def __call__(self, plan: "Plan", less: PlanReductions) -> "Plan":
-        """The plan in place of `plan`, which gives up `less`. Raises the errors of `planning.plan`."""
+    def __call__(self, plan: "Plan", reductions: PlanReductions) -> "Plan":
+        """The plan in place of `plan`, with `reductions`. Raises the errors of `planning.plan`."""
         machine = self.machine()
-        if less.short is not None and store_overhead(plan, machine, less.short):
+        if reductions.short is not None and store_overhead(plan, machine, reductions.short):
             machine = self.machine()
-        return planning.plan(self.model, machine, workload_with(self.workload, less))
+        return planning.plan(self.model, machine, workload_with(self.workload, reductions))
 
 
 def overhead_seen(plan: "Plan", machine: "Machine", device_id: str) -> int | None:

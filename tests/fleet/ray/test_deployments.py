@@ -55,7 +55,7 @@ class NotedServe:
 APP = "vram-llm-{token}-m"
 
 
-def plan_here(spec: FleetModelSpec, less: PlanReductions) -> Plan:
+def plan_here(spec: FleetModelSpec, reductions: PlanReductions) -> Plan:
     raise NotImplementedError  # nothing here plans
 
 

@@ -71,7 +71,8 @@ class ModelReplica:
             plan = await asyncio.to_thread(order.plan_here, order.spec, PlanReductions())
             self._relay = relay = EngineRelay(
                 plan, order.spec.name, order.address, token=order.token, node=node_name(),
-                watchdog_s=order.watchdog_s, replan=lambda _, less: order.plan_here(order.spec, less),
+                watchdog_s=order.watchdog_s,
+                replan=lambda _, reductions: order.plan_here(order.spec, reductions),
             )  # fmt: skip
             relay.start()
             try:
