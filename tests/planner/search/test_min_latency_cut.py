@@ -16,7 +16,7 @@ from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.report.idle import idle_reason
 from vram_llm.planner.search.candidate import analytic
 from vram_llm.planner.search.min_latency_cut import fastest
-from vram_llm.planner.search.min_memory_cut import LayerCuts, Run
+from vram_llm.planner.search.min_memory_cut import LayerCuts, LayerRange
 from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import Objective, Workload
@@ -30,13 +30,13 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
     return profile_of(zoo.llama(), tmp_path_factory.mktemp("8b"))
 
 
-def all_cuts(ids: list[str], n_items: int) -> Iterator[list[Run]]:
+def all_cuts(ids: list[str], n_items: int) -> Iterator[list[LayerRange]]:
     """All cuts into runs, over all orders of all subsets of the devices."""
     for count in range(1, min(len(ids), n_items) + 1):
         for order in itertools.permutations(ids, count):
             for inner in itertools.combinations(range(1, n_items), count - 1):
                 bounds = [0, *inner, n_items]
-                yield [Run(device_id, *bounds[i : i + 2]) for i, device_id in enumerate(order)]
+                yield [LayerRange(device_id, *bounds[i : i + 2]) for i, device_id in enumerate(order)]
 
 
 def random_layers_and_machine(seed: int) -> tuple[list[int], Machine]:
@@ -69,7 +69,7 @@ def test_no_cut_is_faster(llama: ModelProfile, objective: Objective, seed: int) 
     predictor = Predictor(profile, context, rig, workload)
     layer_cuts = LayerCuts(meter, profile.n_layers)
 
-    def seconds(runs: list[Run]) -> float:
+    def seconds(runs: list[LayerRange]) -> float:
         if objective is Objective.LATENCY:
             costs = [predictor.decode_costs(run.device_id, 1) for run in runs]
         else:
@@ -77,7 +77,7 @@ def test_no_cut_is_faster(llama: ModelProfile, objective: Objective, seed: int) 
         run_seconds = [cost.run(run.start, run.end) for cost, run in zip(costs, runs, strict=True) if cost]
         return sum(run_seconds) if objective is Objective.LATENCY else max(run_seconds)
 
-    def fits(runs: list[Run]) -> bool:
+    def fits(runs: list[LayerRange]) -> bool:
         n = profile.n_layers
         uses = (
             meter.device_estimate(

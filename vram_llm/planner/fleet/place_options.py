@@ -22,7 +22,7 @@ from vram_llm.planner.memory.analytic_meter import AnalyticMeter, is_pipelined, 
 from vram_llm.planner.overhead import overhead_bytes
 from vram_llm.planner.plan_model import plan_model
 from vram_llm.planner.search.candidate import Candidate, analytic
-from vram_llm.planner.search.min_memory_cut import LayerCuts, Run
+from vram_llm.planner.search.min_memory_cut import LayerCuts, LayerRange
 from vram_llm.planner.search.whole_layers import WholeLayerSearch
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import HOST, Context, SpeedEstimate, Workload
@@ -160,7 +160,7 @@ class PlaceFinder:
             cuts = LayerCuts(meter, n_layers)
             if not cuts.holds_all(ids[0], 0):
                 return None
-            placement = cuts.placement([Run(ids[0], 0, n_layers + 1)])
+            placement = cuts.placement([LayerRange(ids[0], 0, n_layers + 1)])
             found = Candidate(rig.context, placement, meter(placement))
         else:
             search = WholeLayerSearch(rig.machine, meter, rig.predictor, self._workload.objective, n_layers)

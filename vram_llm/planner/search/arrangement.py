@@ -16,7 +16,7 @@ from typing import NamedTuple
 from vram_llm.model.tensors import LayerPart
 from vram_llm.planner.overrides import Override, overrides_of
 from vram_llm.planner.search.cheapest_moves import NO_MOVES_SUFFICE, CheapestMoves
-from vram_llm.planner.search.min_memory_cut import LayerCuts, Run
+from vram_llm.planner.search.min_memory_cut import LayerCuts, LayerRange
 from vram_llm.planner.search.movable_parts import MovableParts, Move
 from vram_llm.planner.search.order_search import Cut, Step, Times, in_any_order, in_order
 from vram_llm.planner.search.run_times import RunBytes, RunTimes, run_times
@@ -29,7 +29,7 @@ _WORTH_REORDERING = 0.999  # another order must take less than this share of the
 class Arrangement(NamedTuple):
     """Runs of items, moved parts of layers, and the seconds of a decode step."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[LayerRange, ...]
     moves: tuple[Move, ...]
     seconds: float
 
@@ -122,13 +122,13 @@ class ArrangementSearch:
         gain = min((self.parts.seconds(home, move) for move in moves), default=0.0)
         return sums[item + 1] - sums[item] + min(gain, 0.0)
 
-    def seconds_of(self, runs: Sequence[Run]) -> float:
+    def seconds_of(self, runs: Sequence[LayerRange]) -> float:
         """The seconds of a step of runs and of the items before them on the host, without moved parts."""
         n_host = runs[0].start if runs else self._layer_cuts.n_items
         on_devices = sum(self.costs[run.device_id].run(run.start, run.end) for run in runs)
         return self.costs[HOST].run(0, n_host) + on_devices
 
-    def with_moves(self, runs: Sequence[Run], budgets: Mapping[str, int]) -> Arrangement | None:
+    def with_moves(self, runs: Sequence[LayerRange], budgets: Mapping[str, int]) -> Arrangement | None:
         """The arrangement of these runs with the moves that budgets and times need; None if none fits."""
         free_bytes = {
             device_id: budgets[device_id] - self.run_bytes.empty_bytes(device_id)

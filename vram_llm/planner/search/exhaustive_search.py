@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from vram_llm.model.tensors import LayerPart
 from vram_llm.planner.search.arrangement import Arrangement, ArrangementSearch
-from vram_llm.planner.search.min_memory_cut import LayerCuts, Run
+from vram_llm.planner.search.min_memory_cut import LayerCuts, LayerRange
 from vram_llm.planner.search.movable_parts import Move
 from vram_llm.planner.types import HOST, Meter
 
@@ -40,7 +40,7 @@ class _Option(NamedTuple):
 class _CutOptions:
     """A cut into runs, and the options of its layers with movable parts."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[LayerRange, ...]
     seconds: float  # without moves
     free_bytes: Bytes  # without moves; below 0 if a device exceeds its budget
     layers: list[list[_Option]]
@@ -164,7 +164,7 @@ class ExhaustiveSearch:
         if self._measure(self._search.placement(arrangement)).fits:
             self._best, self._best_s = arrangement, seconds * _ROUNDING
 
-    def _runs(self) -> Iterator[tuple[Run, ...]]:
+    def _runs(self) -> Iterator[tuple[LayerRange, ...]]:
         """All runs of all orders of all subsets of the devices, after any number of items on the host."""
         n_items = self._run_bytes.n_items
         counts = range(n_items + 1) if self._n_host is None else (self._n_host,)
@@ -175,9 +175,9 @@ class ExhaustiveSearch:
                 for order in itertools.permutations(self._devices, n_used):
                     for inner in itertools.combinations(range(n_host + 1, n_items), n_used - 1):
                         bounds = (n_host, *inner, n_items)
-                        yield tuple(map(Run, order, bounds, bounds[1:]))
+                        yield tuple(map(LayerRange, order, bounds, bounds[1:]))
 
-    def _cut_options(self, runs: tuple[Run, ...]) -> _CutOptions:
+    def _cut_options(self, runs: tuple[LayerRange, ...]) -> _CutOptions:
         run_bytes = self._run_bytes
         n_host = runs[0].start if runs else run_bytes.n_items
         least_bytes = {

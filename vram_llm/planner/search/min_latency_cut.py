@@ -11,7 +11,7 @@ from math import inf
 from typing import NamedTuple
 
 from vram_llm.planner.run_costs import RunCosts
-from vram_llm.planner.search.min_memory_cut import LayerCuts, Run
+from vram_llm.planner.search.min_memory_cut import LayerCuts, LayerRange
 from vram_llm.planner.search.order_search import Cut, Step, Times, in_any_order, in_order
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import Objective
@@ -32,7 +32,7 @@ Combine = Callable[[Times, _Runs], tuple[Times, list[int]]]
 
 def fastest(
     layer_cuts: LayerCuts, predictor: Predictor, n_host: int, objective: Objective
-) -> list[Run] | None:
+) -> list[LayerRange] | None:
     """The runs of all items but the first `n_host`; None if nothing fits.
 
     LATENCY: the runs with the shortest decode step of the expected streams. THROUGHPUT: those whose slowest
@@ -121,7 +121,7 @@ def _alone(layer_cuts: LayerCuts, decode: dict[str, RunCosts], n_host: int) -> l
     for device_id in layer_cuts.ids:
         if layer_cuts.holds_all(device_id, n_host):
             seconds = decode[device_id].run(n_host, layer_cuts.n_items)
-            cuts.append(Cut([Run(device_id, n_host, layer_cuts.n_items)], seconds))
+            cuts.append(Cut([LayerRange(device_id, n_host, layer_cuts.n_items)], seconds))
     return cuts
 
 

@@ -25,15 +25,15 @@ _WORTH_REORDERING = 0.95  # another order must fill the fullest device below thi
 DeviceCounts = tuple[int, ...]  # a set of devices: how many of each class
 
 
-class Run(NamedTuple):
-    """Items start to end-1 on one device."""
+class LayerRange(NamedTuple):
+    """A run of layers on one device: items start to end-1. The output is the item after the layers."""
 
     device_id: str
     start: int
     end: int
 
 
-Attempt = Callable[[int, float], list[Run] | None]  # number of items on the host, share of the budgets
+Attempt = Callable[[int, float], list[LayerRange] | None]  # number of items on the host, share of the budgets
 
 
 class LayerCuts:
@@ -68,7 +68,7 @@ class LayerCuts:
         if n_host == self.n_items or not self.ids:
             return self.placement([])
         if not any(self.meter.budgets.values()):
-            return self.placement([Run(self.ids[0], n_host, self.n_items)])
+            return self.placement([LayerRange(self.ids[0], n_host, self.n_items)])
         runs, share = self._least(self._in_order, n_host)
         if self.reorders:
             others, other_share = self._least(self._in_any_order, n_host)
@@ -78,7 +78,7 @@ class LayerCuts:
             runs = alone
         return self.placement(runs)
 
-    def _least(self, attempt: Attempt, n_host: int) -> tuple[list[Run], float]:
+    def _least(self, attempt: Attempt, n_host: int) -> tuple[list[LayerRange], float]:
         """The runs with the smallest possible share of the budgets, and that share."""
         low, high = 0.0, 1.0
         while (runs := attempt(n_host, high)) is None:
@@ -91,20 +91,20 @@ class LayerCuts:
                 high, runs = middle, attempted
         return runs, high
 
-    def _in_order(self, n_host: int, share: float) -> list[Run] | None:
+    def _in_order(self, n_host: int, share: float) -> list[LayerRange] | None:
         """The runs that fill the devices one after the other; None if not all items fit."""
         runs, start = [], n_host
         for device_id in self.ids:
             end = self.furthest(device_id, start, n_host, share)
-            runs.append(Run(device_id, start, end))
+            runs.append(LayerRange(device_id, start, end))
             start = end
         return runs if start == self.n_items else None
 
-    def _in_any_order(self, n_host: int, share: float) -> list[Run] | None:
+    def _in_any_order(self, n_host: int, share: float) -> list[LayerRange] | None:
         """The runs of the best order of the devices; None if not all items fit in any order."""
         nothing: DeviceCounts = (0,) * len(self.classes)
         reached: dict[DeviceCounts, int] = {nothing: n_host}
-        last: dict[DeviceCounts, tuple[int, Run]] = {}
+        last: dict[DeviceCounts, tuple[int, LayerRange]] = {}
         sets = itertools.product(*(range(len(alike) + 1) for alike in self.classes))
         for used in sorted(sets, key=sum):
             for index, alike in enumerate(self.classes):
@@ -115,12 +115,12 @@ class LayerCuts:
                 end = self.furthest(alike[before[index]], start, n_host, share)
                 if end > reached.get(used, -1):
                     reached[used] = end
-                    last[used] = (index, Run(alike[before[index]], start, end))
+                    last[used] = (index, LayerRange(alike[before[index]], start, end))
             if reached[used] == self.n_items:
                 return _trace(used, last)
         return None
 
-    def _alone(self, n_host: int) -> list[Run] | None:
+    def _alone(self, n_host: int) -> list[LayerRange] | None:
         """One run with all items, on the device that is then least full; None if no device can hold them."""
         fullness = {}
         for device_id in self.ids:
@@ -131,7 +131,7 @@ class LayerCuts:
                 fullness[device_id] = use.total_bytes / use.budget_bytes
         if not fullness:
             return None
-        return [Run(min(fullness, key=fullness.__getitem__), n_host, self.n_items)]
+        return [LayerRange(min(fullness, key=fullness.__getitem__), n_host, self.n_items)]
 
     def furthest(self, device_id: str, start: int, n_host: int, share: float) -> int:
         """Exclusive end of the longest run from item `start` that fits `share` of a device's budget."""
@@ -160,7 +160,7 @@ class LayerCuts:
         """Whether all items but the first `n_host` fit the budget of a device that is used alone."""
         return self.meter.fits_device(device_id, n_host, self._n_layers, True, n_host, pipelined=False)
 
-    def placement(self, runs: list[Run], overrides: tuple[Override, ...] = ()) -> Placement:
+    def placement(self, runs: list[LayerRange], overrides: tuple[Override, ...] = ()) -> Placement:
         """The placement of these runs; the items before them stay on the host."""
         n_host = runs[0].start if runs else self.n_items
         assignment = [-1] * n_host
@@ -184,7 +184,7 @@ def _classes(meter: AnalyticMeter) -> list[list[str]]:
     return list(alike.values())
 
 
-def _trace(used: DeviceCounts, last: dict[DeviceCounts, tuple[int, Run]]) -> list[Run]:
+def _trace(used: DeviceCounts, last: dict[DeviceCounts, tuple[int, LayerRange]]) -> list[LayerRange]:
     """The runs that lead to the set `used`, in their order."""
     runs = []
     while any(used):

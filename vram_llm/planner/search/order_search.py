@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import NamedTuple
 
-from vram_llm.planner.search.min_memory_cut import DeviceCounts, Run
+from vram_llm.planner.search.min_memory_cut import DeviceCounts, LayerRange
 
 Times = list[float]  # seconds, by the number of items that are on devices so far
 Step = Callable[[Times], tuple[Times, list[int]]]
@@ -20,7 +20,7 @@ Step = Callable[[Times], tuple[Times, list[int]]]
 class Cut(NamedTuple):
     """Runs in the order of computation, and their seconds with those of the items before them."""
 
-    runs: list[Run]
+    runs: list[LayerRange]
     seconds: float
 
 
@@ -39,7 +39,7 @@ def in_order(ids: Sequence[str], steps: Mapping[str, Step], at_start: Times) -> 
     runs, end = [], len(least) - 1
     for device_id, starts in reversed(starts_by_device):
         if starts[end] >= 0:
-            runs.append(Run(device_id, starts[end], end))
+            runs.append(LayerRange(device_id, starts[end], end))
             end = starts[end]
     return Cut(runs[::-1], least[-1])
 
@@ -77,7 +77,7 @@ def in_any_order(
     runs, used, end = [], finished, len(at_start) - 1
     while used != nothing:
         _, index, start = last[used][end]
-        runs.append(Run(classes[index][used[index] - 1], start, end))
+        runs.append(LayerRange(classes[index][used[index] - 1], start, end))
         used, end = without_one(used, index), start
     return Cut(runs[::-1], best)
 

@@ -22,7 +22,7 @@ from vram_llm.planner.search.candidate import (
     request_seconds,
     uses_host,
 )
-from vram_llm.planner.search.min_memory_cut import LayerCuts, Run
+from vram_llm.planner.search.min_memory_cut import LayerCuts, LayerRange
 from vram_llm.planner.search.slow_devices import machines_to_try
 from vram_llm.planner.search.spill import SpilledPlacement, SpillSearch
 from vram_llm.planner.search.whole_layers import WholeLayerSearch
@@ -209,7 +209,7 @@ class _PlacementSearch:
         if whole.estimate.fits or workload.overrides is not None:
             return whole
         runs = [
-            Run(order[index], assignment.index(index), n_layers + 1 - assignment[::-1].index(index))
+            LayerRange(order[index], assignment.index(index), n_layers + 1 - assignment[::-1].index(index))
             for index in dict.fromkeys(assignment)
             if index >= 0
         ]

@@ -14,7 +14,7 @@ from vram_llm.planner.estimates import Estimate
 from vram_llm.planner.memory.analytic_meter import AnalyticMeter
 from vram_llm.planner.search.arrangement import Arrangement, ArrangementSearch
 from vram_llm.planner.search.exhaustive_search import ExhaustiveSearch, is_small
-from vram_llm.planner.search.min_memory_cut import LayerCuts, Run
+from vram_llm.planner.search.min_memory_cut import LayerCuts, LayerRange
 from vram_llm.planner.search.movable_parts import MovableParts
 from vram_llm.planner.speed import Predictor
 from vram_llm.planner.types import Meter, Objective, Placement, Workload
@@ -74,7 +74,7 @@ class SpillSearch:
         self,
         n_host: int | None,
         *,
-        runs: list[Run] | None = None,
+        runs: list[LayerRange] | None = None,
         fills_devices: bool = False,
         most_s: float = inf,
     ) -> SpilledPlacement | None:
@@ -92,7 +92,12 @@ class SpillSearch:
         return self._within_host(found, n_host, runs)
 
     def confirmed(
-        self, found: SpilledPlacement, n_host: int | None, exact: Meter, *, runs: list[Run] | None = None
+        self,
+        found: SpilledPlacement,
+        n_host: int | None,
+        exact: Meter,
+        *,
+        runs: list[LayerRange] | None = None,
     ) -> SpilledPlacement:
         """`found` with an exact meter's estimate, or a better placement.
 
@@ -101,7 +106,7 @@ class SpillSearch:
         return self._refined(found.price_s, n_host, runs, exact, found) or found
 
     def _within_host(
-        self, found: SpilledPlacement, n_host: int | None, runs: list[Run] | None
+        self, found: SpilledPlacement, n_host: int | None, runs: list[LayerRange] | None
     ) -> SpilledPlacement:
         """The fastest placement within the host's memory; bisection finds the price of the host's bytes."""
         low, high = log(_MIN_PRICE_S), log(_PROHIBITIVE_PRICE_S)
@@ -119,7 +124,7 @@ class SpillSearch:
         return best
 
     def _with_price(
-        self, price_s: float, n_host: int | None, runs: list[Run] | None, most_s: float = inf
+        self, price_s: float, n_host: int | None, runs: list[LayerRange] | None, most_s: float = inf
     ) -> SpilledPlacement | None:
         """The best placement with a price of bytes on the host, by the analytic meter."""
         found = self._refined(price_s, n_host, runs, self._meter, most_s=most_s)
@@ -137,7 +142,7 @@ class SpillSearch:
         self,
         price_s: float,
         n_host: int | None,
-        runs: list[Run] | None,
+        runs: list[LayerRange] | None,
         measure: Meter,
         first: SpilledPlacement | None = None,
         *,
