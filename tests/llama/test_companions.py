@@ -219,14 +219,14 @@ def test_on_a_device_the_model_leaves_idle_it_holds_what_was_planned(rig: Machin
     plan = planning.plan(str(path), uneven, wish)
     (companion,) = of_kind(plan, CompanionKind.DRAFT)
     assert (plan.placement.device_order, companion.device) == (("RPC1",), "RPC2")
-    certificate = verification.verify(plan)
-    assert certificate.within_budget
-    rows = {row.id: row for row in certificate.devices}
+    report = verification.verify(plan)
+    assert report.within_budget
+    rows = {row.id: row for row in report.devices}
     assert set(rows) == {"RPC1", "RPC2", HOST}
     for name in ("RPC2", HOST):
         (held,) = [kind for kind in rows[name].kinds if kind.kind == "draft"]
         assert held.held_bytes == held.planned_bytes == companion.uses[name].total_bytes
-    assert {"weights", "context", "compute", "draft"} <= set(certificate.exact_kinds)
+    assert {"weights", "context", "compute", "draft"} <= set(report.exact_kinds)
 
 
 @pytest.mark.parametrize("image", [56, 224])

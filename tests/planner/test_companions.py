@@ -32,7 +32,7 @@ from vram_llm.planner.estimates import MemoryUse
 from vram_llm.planner.export.formats import emit, from_json, to_json
 from vram_llm.planner.make_plan import make_plan
 from vram_llm.planner.memory.lora import AdapterWeights
-from vram_llm.planner.memory_report import certify
+from vram_llm.planner.memory_report import memory_report
 from vram_llm.planner.recheck import check, check_companion
 from vram_llm.planner.search.idle_devices import idle_without_companions
 from vram_llm.planner.tensor_split import TensorSplit
@@ -152,7 +152,7 @@ def test_the_plan_says_where_the_draft_model_is(llama: ModelProfile) -> None:
     assert "--device CUDA0 " in flags
     assert "--spec-draft-device CUDA1 " in flags
     held = {"GPU1": MemoryUse(weights_bytes=GIB, compute_bytes=MIB), HOST: MemoryUse(compute_bytes=MIB)}
-    rows = {each.id: each for each in certify(plan, {}, draft=held).devices}
+    rows = {each.id: each for each in memory_report(plan, {}, draft=held).devices}
     drafts = {
         name: [kind.held_bytes for kind in row.kinds if kind.kind == "draft"] for name, row in rows.items()
     }

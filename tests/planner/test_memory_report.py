@@ -12,10 +12,10 @@ from vram_llm.planner.memory_report import (
     NVML_TOO_LOW,
     OF_CARD,
     OF_PROCESS,
-    Certificate,
     DeviceRow,
     MemoryReading,
-    certify,
+    MemoryReport,
+    memory_report,
     readings,
 )
 from vram_llm.planner.types import HOST, Plan, PlannedDevice
@@ -48,7 +48,7 @@ def plan(plan_on_cpu: Callable[..., Plan]) -> Plan:
 
 
 def test_a_load_as_planned(plan: Plan) -> None:
-    found = certify(plan, AS_PLANNED)
+    found = memory_report(plan, AS_PLANNED)
     assert [row.id for row in found.devices] == ["GPU0", "RPC0", "host"]
     assert [row.held_bytes for row in found.devices] == [940, 940, 60]
     assert [row.over_bytes for row in found.devices] == [-60, -60, -40]
@@ -59,7 +59,7 @@ def test_a_load_as_planned(plan: Plan) -> None:
 
 
 def test_why_nothing_outside_the_buffers_is_measured(plan: Plan) -> None:
-    local, worker, host = certify(plan, AS_PLANNED).devices
+    local, worker, host = memory_report(plan, AS_PLANNED).devices
     assert local.overhead is not None
     assert worker.overhead is not None
     assert (local.overhead.held_bytes, local.overhead.how) == (None, NO_NVML)
@@ -74,7 +74,7 @@ def test_why_nothing_outside_the_buffers_is_measured(plan: Plan) -> None:
 def test_what_nvml_shows_takes_the_place_of_the_planned_overhead(
     plan: Plan, used_bytes: int | None, held_bytes: int, over_bytes: int
 ) -> None:
-    found = certify(plan, AS_PLANNED, {"GPU0": MemoryReading(used_bytes, OF_PROCESS)})
+    found = memory_report(plan, AS_PLANNED, {"GPU0": MemoryReading(used_bytes, OF_PROCESS)})
     row = found.devices[0]
     assert (row.held_bytes, row.over_bytes) == (held_bytes, over_bytes)
     assert found.within_budget == (over_bytes <= 0)
@@ -84,7 +84,7 @@ def test_what_nvml_shows_takes_the_place_of_the_planned_overhead(
 
 def test_the_verdict_names_every_device_over_its_budget(plan: Plan) -> None:
     more = {name: dataclasses.replace(use, compute_bytes=2138) for name, use in AS_PLANNED.items()}
-    found = certify(plan, more)
+    found = memory_report(plan, more)
     assert not found.within_budget
     assert "RTX 3090 (GPU0) holds 1.94 KiB more than its budget of 1000 B" in found.verdict
     assert "worker far:1 (RPC0) holds 1.94 KiB more" in found.verdict
@@ -93,7 +93,7 @@ def test_the_verdict_names_every_device_over_its_budget(plan: Plan) -> None:
 
 
 def test_a_device_llama_cpp_does_not_report_holds_nothing(plan: Plan) -> None:
-    found = certify(plan, {"GPU0": AS_PLANNED["GPU0"]})
+    found = memory_report(plan, {"GPU0": AS_PLANNED["GPU0"]})
     assert [row.held_bytes for row in found.devices] == [940, 50, 0]
     assert found.exact_kinds == ()
 
@@ -144,5 +144,5 @@ def test_what_is_worth_showing(more_bytes: int, budget_bytes: int, is_far_off: b
         budget_bytes=budget_bytes,
         over_bytes=GIB + more_bytes - budget_bytes,
     )
-    found = Certificate(model="", method="", devices=(row,), within_budget=row.over_bytes <= 0)
+    found = MemoryReport(model="", method="", devices=(row,), within_budget=row.over_bytes <= 0)
     assert found.is_far_off == is_far_off

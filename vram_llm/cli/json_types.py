@@ -19,7 +19,7 @@ from vram_llm.planner.compare import ComparisonRow
 from vram_llm.planner.fleet.types import FLEET_VERSION
 from vram_llm.planner.floor import MemoryFloor
 from vram_llm.planner.measured_speed import MeasuredSpeed
-from vram_llm.planner.memory_report import Certificate
+from vram_llm.planner.memory_report import MemoryReport
 from vram_llm.planner.recheck import DeviceFit
 from vram_llm.planner.types import PLAN_VERSION, Plan
 from vram_llm.workflows.diagnosis import Diagnosis
@@ -81,7 +81,7 @@ DOCUMENTS: Mapping[str, type] = {
     "plan": Plan,
     "quantizations": Quantizations,
     "tune": TuneResult,
-    "verify": Certificate,
+    "verify": MemoryReport,
     "watch": Snapshot,
 }
 """By the name of the schema."""

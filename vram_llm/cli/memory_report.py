@@ -1,9 +1,9 @@
-"""Certificates as tables: planned bytes, held bytes, and the verdict on the budgets."""
+"""The memory report as tables: planned bytes, held bytes, and the verdict on the budgets."""
 
 from collections.abc import Sequence
 
 from vram_llm.cli import terminal
-from vram_llm.planner.memory_report import OF_CARD, Certificate, DeviceRow, KindRow
+from vram_llm.planner.memory_report import OF_CARD, DeviceRow, KindRow, MemoryReport
 from vram_llm.text.lines import Line, Style, line, wrap
 from vram_llm.text.table import Column, table
 from vram_llm.units import format_bytes
@@ -15,47 +15,47 @@ _FIGURES = (
 )
 
 
-def print_certificate(certificate: Certificate) -> None:
+def print_memory_report(report: MemoryReport) -> None:
     """Print a row for each device and kind, the reason if a kind was not measured, and the verdict."""
     width = terminal.width()
-    lines = wrap(certificate.model, width, Style.STRONG) + _figures(certificate, width)
-    how = f"planned by the {certificate.method} meter; held: what llama.cpp reports; = to the byte"
+    lines = wrap(report.model, width, Style.STRONG) + _figures(report, width)
+    how = f"planned by the {report.method} meter; held: what llama.cpp reports; = to the byte"
     lines += wrap(how, width, Style.DIM)
-    readings = [device.overhead.how for device in certificate.devices if device.overhead is not None]
+    readings = [device.overhead.how for device in report.devices if device.overhead is not None]
     if OF_CARD in readings:
         growth = "NVML reports no memory per process here: the growth includes other programs' memory"
         lines += wrap(growth, width, Style.DIM)
-    lines += [row for note in certificate.notes for row in wrap(f"note: {note}", width, Style.DIM, "  ")]
-    terminal.show(lines + _verdict(certificate, width))
+    lines += [row for note in report.notes for row in wrap(f"note: {note}", width, Style.DIM, "  ")]
+    terminal.show(lines + _verdict(report, width))
 
 
-def print_loaded(certificate: Certificate) -> None:
+def print_loaded(report: MemoryReport) -> None:
     """The short form, to standard error: a row for each device, llama.cpp's own buffers only."""
     width = terminal.width(stderr=True)
-    kinds = [row.kind for row in certificate.devices[-1].kinds if row.held_bytes is not None]
+    kinds = [row.kind for row in report.devices[-1].kinds if row.held_bytes is not None]
     cells = [
-        {row.kind: _short(row) for row in device.kinds if row.kind in kinds} for device in certificate.devices
+        {row.kind: _short(row) for row in device.kinds if row.kind in kinds} for device in report.devices
     ]
     columns = [_DEVICE, *(Column(title=kind, right=True) for kind in kinds)]
     rows = [
         (device.id, *(of.get(kind, "") for kind in kinds))
-        for device, of in zip(certificate.devices, cells, strict=True)
+        for device, of in zip(report.devices, cells, strict=True)
     ]
     lines = table(columns, rows, width)
     if lines is None:
         lines = []
-        for device, of in zip(certificate.devices, cells, strict=True):
+        for device, of in zip(report.devices, cells, strict=True):
             figures = ", ".join(f"{kind} {figure}" for kind, figure in of.items())
             lines += wrap(f"{device.id}: {figures}", width, indent="  ")
     legend = "held by llama.cpp; = as planned, to the byte; in brackets: the difference from the plan"
     lines += wrap(legend, width, Style.DIM)
-    terminal.show(lines + _verdict(certificate, width), stderr=True)
+    terminal.show(lines + _verdict(report, width), stderr=True)
 
 
-def _figures(certificate: Certificate, width: int) -> list[Line]:
+def _figures(report: MemoryReport, width: int) -> list[Line]:
     """The table with remarks; without them if `width` is too small for it; else a table for each device."""
     rows: list[Sequence[str]] = []
-    for device in certificate.devices:
+    for device in report.devices:
         cells = [*map(_kind_cells, device.kinds), _total_cells(device)]
         rows += [(device.id if i == 0 else "", *kind_cells) for i, kind_cells in enumerate(cells)]
     for n_columns in (6, 5):
@@ -63,7 +63,7 @@ def _figures(certificate: Certificate, width: int) -> list[Line]:
         if (lines := table(columns, [row[:n_columns] for row in rows], width)) is not None:
             return lines
     lines = []
-    for device in certificate.devices:
+    for device in report.devices:
         cells = [*map(_kind_cells, device.kinds), _total_cells(device)]
         lines.append(line(device.id, Style.STRONG))
         columns = (*_FIGURES[:3], Column(right=True))
@@ -71,13 +71,13 @@ def _figures(certificate: Certificate, width: int) -> list[Line]:
     return lines
 
 
-def _verdict(certificate: Certificate, width: int) -> list[Line]:
-    style = Style.GOOD if certificate.within_budget else Style.BAD
-    lines = wrap(certificate.verdict, width, style)
-    if certificate.exact_kinds:
-        exact = f"as planned on every device, to the byte: {', '.join(certificate.exact_kinds)}"
+def _verdict(report: MemoryReport, width: int) -> list[Line]:
+    style = Style.GOOD if report.within_budget else Style.BAD
+    lines = wrap(report.verdict, width, style)
+    if report.exact_kinds:
+        exact = f"as planned on every device, to the byte: {', '.join(report.exact_kinds)}"
         lines = wrap(exact, width) + lines
-    if (logits := certificate.logits) is not None:
+    if (logits := report.logits) is not None:
         lines += wrap(logits.verdict, width, Style.GOOD if logits.agrees else Style.BAD)
     return lines
 

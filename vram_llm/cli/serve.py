@@ -131,14 +131,14 @@ class _Reporter:
 
     def on_ready(self, info: "ModelInfo", port: int) -> None:
         """Print the four lines; with --verbose or after a bad prediction, also planned and held bytes."""
-        from vram_llm.cli.certificate import print_loaded
+        from vram_llm.cli.memory_report import print_loaded
         from vram_llm.cli.ready_lines import ready_lines
-        from vram_llm.planner.memory_report import certify
+        from vram_llm.planner.memory_report import memory_report
 
         self.progress.close()
         if info.memory:
-            certificate = certify(self.plan, info.memory, draft=info.draft_memory)
-            if self.server.verbose or certificate.is_far_off:
-                print_loaded(certificate)
+            report = memory_report(self.plan, info.memory, draft=info.draft_memory)
+            if self.server.verbose or report.is_far_off:
+                print_loaded(report)
         for line in ready_lines(self.plan, info, self.server, port):
             terminal.say(line, err=True)

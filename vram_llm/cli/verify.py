@@ -44,14 +44,14 @@ def command(
             name = built_in("verifying")
         plan = planning.plan(name, options.machine(), options.workload, compares=False)
     with LoadProgress(plan.model.name, plan.model.total_bytes) as bar:
-        certificate = verification.verify(plan, on_state=bar.on_state)
+        report = verification.verify(plan, on_state=bar.on_state)
     if as_json:
         from vram_llm.cli.json_document import document
 
-        click.echo(document(certificate))
+        click.echo(document(report))
     else:
-        from vram_llm.cli.certificate import print_certificate
+        from vram_llm.cli.memory_report import print_memory_report
 
-        print_certificate(certificate)
-    if not certificate.passed:
+        print_memory_report(report)
+    if not report.passed:
         ctx.exit(EXIT_FAILED)

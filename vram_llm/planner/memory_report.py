@@ -57,8 +57,8 @@ class DeviceRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Certificate:
-    """Every device the plan uses, the host last."""
+class MemoryReport:
+    """Planned and held bytes of every device that the plan uses, the host last."""
 
     model: str
     method: str  # the meter the plan was made with
@@ -102,12 +102,12 @@ class Certificate:
         return tuple(kind for kind in kinds if kind not in wrong)
 
 
-def certify(
+def memory_report(
     plan: Plan,
     held: Mapping[str, MemoryUse],
     readings: Mapping[str, MemoryReading] | None = None,
     draft: Mapping[str, MemoryUse] | None = None,
-) -> Certificate:
+) -> MemoryReport:
     """Compare the plan with llama.cpp's report after the load and with readings, all by device id.
 
     `held` is the memory of the model, `draft` that of the draft model. A device that llama.cpp does not
@@ -122,7 +122,7 @@ def certify(
         use = held.get(estimate.id, _NOTHING)
         rows.append(_device_row(estimate, device, use, reading, companion_rows[estimate.id]))
     rows.append(_host_row(plan.estimate.host, held.get(HOST, _NOTHING), companion_rows[HOST]))
-    return Certificate(
+    return MemoryReport(
         model=plan.model.name,
         method=plan.estimate.method,
         devices=tuple(rows),

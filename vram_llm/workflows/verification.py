@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from vram_llm.engine.client import EngineClient
     from vram_llm.engine.probe import Scores
     from vram_llm.planner.logits_check import LogitsCheck
-    from vram_llm.planner.memory_report import Certificate
+    from vram_llm.planner.memory_report import MemoryReport
     from vram_llm.planner.types import Plan
 
 
-def verify(plan: "Plan", *, on_state: "Callable[[EngineClient], None]" = lambda _: None) -> "Certificate":
+def verify(plan: "Plan", *, on_state: "Callable[[EngineClient], None]" = lambda _: None) -> "MemoryReport":
     """Load `plan` in an engine process, run a prompt and a decode, and compare held with planned bytes.
 
     The memory that NVML shows outside llama.cpp's buffers is stored for later plans on the same card. For the
@@ -32,7 +32,7 @@ def verify(plan: "Plan", *, on_state: "Callable[[EngineClient], None]" = lambda 
 
     from vram_llm.engine import probe
     from vram_llm.machine import nvml
-    from vram_llm.planner.memory_report import certify, readings
+    from vram_llm.planner.memory_report import memory_report, readings
 
     check_loadable(plan)
     before = nvml.memory_usage()
@@ -45,15 +45,15 @@ def verify(plan: "Plan", *, on_state: "Callable[[EngineClient], None]" = lambda 
         raise NotBuilt("this build of llama.cpp does not report its memory use, so it can verify no plan")
     reported = (info.memory, info.draft_memory)
     measured = readings(plan, reported, before.used_bytes, after.used_bytes, after.process_bytes)
-    certificate = certify(plan, info.memory, measured, info.draft_memory)
-    notes = _store_overheads(plan, certificate, after.driver_version)
+    report = memory_report(plan, info.memory, measured, info.draft_memory)
+    notes = _store_overheads(plan, report, after.driver_version)
     logits = None
     if by_layers is not None and scores is not None:
         _, _, expected = asyncio.run(probe.run_and_score(by_layers, lambda _: None, on_state))
         logits = _compared(expected, scores)
     elif plan.placement.split_mode is SplitMode.TENSOR:
         notes = (*notes, "logits are not compared: the model does not fit split by layers")
-    return dataclasses.replace(certificate, notes=notes, logits=logits)
+    return dataclasses.replace(report, notes=notes, logits=logits)
 
 
 def _by_layers(plan: "Plan") -> "Plan | None":
@@ -86,14 +86,14 @@ def _compared(expected: "Scores", found: "Scores") -> "LogitsCheck":
     return compare_logprobs([a.logprob for a, _ in pairs], [b.logprob for _, b in pairs])
 
 
-def _store_overheads(plan: "Plan", certificate: "Certificate", driver: str | None) -> tuple[str, ...]:
+def _store_overheads(plan: "Plan", report: "MemoryReport", driver: str | None) -> tuple[str, ...]:
     """Store the memory measured outside llama.cpp's buffers on each card. Returns sentences on the result."""
     from vram_llm.machine import overhead_store
     from vram_llm.planner.memory_report import OF_PROCESS
 
     devices = {device.id: device for device in plan.devices}
     records = {}
-    for row in certificate.devices:
+    for row in report.devices:
         overhead, device = row.overhead, devices.get(row.id)
         if overhead is None or overhead.held_bytes is None or device is None or device.uuid is None:
             continue
