@@ -57,7 +57,7 @@ class VramLLMError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class Suggestion:
     """A change with which a model fits: `flags` to add to the command."""
 
     flags: tuple[str, ...]
@@ -84,8 +84,8 @@ class Way:
 class DoesNotFit(VramLLMError):
     """No placement keeps every device inside its budget.
 
-    `short_bytes` is missing on all devices and the host together. Each of `ways` would make the model fit;
-    ways that keep it on the cards come first. `host_is_short`: the computer's memory has no room either.
+    `short_bytes` is missing on all devices and the host together. With each of `suggestions` the model fits;
+    those that keep it on the cards come first. `host_is_short`: the computer's memory has no room either.
     """
 
     exit_code = 2
@@ -95,20 +95,20 @@ class DoesNotFit(VramLLMError):
         message: str,
         *,
         short_bytes: int = 0,
-        ways: tuple[Way, ...] = (),
+        suggestions: tuple[Suggestion, ...] = (),
         host_is_short: bool = False,
     ) -> None:
         super().__init__(message)
         self.short_bytes = short_bytes
-        self.ways = ways
+        self.suggestions = suggestions
         self.host_is_short = host_is_short
 
-    def with_way(self, way: Way) -> "DoesNotFit":
-        """The same error with one more way, after its sentence."""
+    def with_suggestion(self, suggestion: Suggestion) -> "DoesNotFit":
+        """The same error with one more suggestion, after its sentence."""
         return DoesNotFit(
-            f"{self}, or {way}",
+            f"{self}, or {suggestion}",
             short_bytes=self.short_bytes,
-            ways=(*self.ways, way),
+            suggestions=(*self.suggestions, suggestion),
             host_is_short=self.host_is_short,
         )
 
@@ -117,7 +117,7 @@ class DoesNotFit(VramLLMError):
         return DoesNotFit(
             f"{self}; {remark}",
             short_bytes=self.short_bytes,
-            ways=self.ways,
+            suggestions=self.suggestions,
             host_is_short=self.host_is_short,
         )
 

@@ -91,11 +91,12 @@ def test_flags_that_are_printed_can_be_typed(
     profile, rig = profiles[pick.choice(list(MODELS))], rig_of(pick)
     flags, plan = planned(profile, rig, pick)
     if isinstance(plan, DoesNotFit):
-        assert printed_flags(str(plan))[: len(plan.ways)] == [way.flags for way in plan.ways]
-        for way in plan.ways:
-            again = plan_placement(profile, rig, typed(*flags, *way.flags))
+        suggestions = plan.suggestions
+        assert printed_flags(str(plan))[: len(suggestions)] == [change.flags for change in suggestions]
+        for change in suggestions:
+            again = plan_placement(profile, rig, typed(*flags, *change.flags))
             assert again.estimate.fits
-            assert (again.context.n_ctx, again.placement.cpu_layers) == (way.n_ctx, way.cpu_layers)
+            assert (again.context.n_ctx, again.placement.cpu_layers) == (change.n_ctx, change.cpu_layers)
         return
     print_plan(plan, n_ways=pick.choice((1, 3, None)), verbose=True)
     runs = printed_flags(capsys.readouterr().out)

@@ -53,7 +53,7 @@ def test_without_the_flag_a_refusal_names_it_and_the_speed(model: ModelProfile) 
         plan_model(model, small, WISH)
     told = plan_model(model, small, TOLD)
     assert told.speed is not None
-    way = refused.value.ways[-1]
+    way = refused.value.suggestions[-1]
     assert way.flags == ("--from-disk",)
     assert way.tokens_per_s == pytest.approx(told.speed.tokens_per_s, rel=0.02)
     expected = r", or --from-disk \(each token reads [\d.]+ GiB from the disk, [\d.]+ tok/s expected\)$"

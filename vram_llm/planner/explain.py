@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from vram_llm.errors import Way
+from vram_llm.errors import Suggestion
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import TENSOR_ALIGNMENT, ModelProfile
 from vram_llm.planner.estimates import Estimate
@@ -17,7 +17,7 @@ def refusal(
     machine: Machine,
     workload: Workload,
     chosen: Candidate,
-    ways: Sequence[Way],
+    suggestions: Sequence[Suggestion],
     companions: Sequence[Companion] = (),
 ) -> str:
     """One sentence for a model that does not fit, with changes to try."""
@@ -43,8 +43,8 @@ def refusal(
     if companions:
         at += f" with {' and '.join(map(companion_text, companions))}"
     head = f"{profile.name} {profile.quantization} does not fit {at}: {', '.join(short)}"
-    if ways:
-        return f"{head}; what would fit: {', or '.join(map(str, ways))}"
+    if suggestions:
+        return f"{head}; what would fit: {', or '.join(map(str, suggestions))}"
     if not estimate.short_devices:
         other_card = " or another card" if machine.devices else ""
         what_else = "plan for more memory" if machine.host.what_if else "close other programs"

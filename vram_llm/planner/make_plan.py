@@ -21,12 +21,12 @@ from vram_llm.planner.search.alternatives import (
 )
 from vram_llm.planner.search.auto_context import plan_auto_context
 from vram_llm.planner.search.candidate import Candidate, expected_speed
-from vram_llm.planner.search.fitting_ways import fitting_ways
 from vram_llm.planner.search.idle_devices import idle_device_alternatives, idle_notes, link_notes
 from vram_llm.planner.search.largest_context import plan_largest_context
 from vram_llm.planner.search.on_card_context import on_card_prices
 from vram_llm.planner.search.prompt_choice import choose_prompts, plan_with_prompts
 from vram_llm.planner.search.search import plan_fewest_on_host
+from vram_llm.planner.search.suggestions import find_suggestions
 from vram_llm.planner.search.tensor_search import TensorChoice, choose_split_mode
 from vram_llm.planner.speed_notes import speed_notes
 from vram_llm.planner.sum_notes import sum_notes
@@ -200,14 +200,14 @@ def _does_not_fit(
 
     If the planner may put layers on the host, the host's memory is short: the devices hold what they can.
     """
-    ways = fitting_ways(profile, machine, workload, chosen, exact)
+    suggestions = find_suggestions(profile, machine, workload, chosen, exact)
     is_free = workload.n_gpu_layers is None and workload.tensor_split is None
     if is_free and machine.devices and chosen.estimate.host.over_bytes <= 0:
         chosen = plan_fewest_on_host(profile, machine, workload, chosen.context)
     return DoesNotFit(
-        explain.refusal(profile, machine, workload, chosen, ways, companions),
+        explain.refusal(profile, machine, workload, chosen, suggestions, companions),
         short_bytes=chosen.estimate.short_bytes,
-        ways=ways,
+        suggestions=suggestions,
         host_is_short=chosen.estimate.host.over_bytes > 0,
     )
 

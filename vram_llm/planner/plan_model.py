@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TypeVar
 
-from vram_llm.errors import BadPlan, DoesNotFit, Way
+from vram_llm.errors import BadPlan, DoesNotFit, Suggestion
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.disk.plan_from_disk import (
@@ -45,8 +45,8 @@ def plan_model(
         try:
             return make_plan(profile, machine, in_memory, exact, companions, compares=compares)
         except DoesNotFit as error:
-            way = _way(profile, machine, workload) if error.host_is_short else None
-            raise error if way is None else error.with_way(way) from None
+            suggestion = _suggestion(profile, machine, workload) if error.host_is_short else None
+            raise error if suggestion is None else error.with_suggestion(suggestion) from None
     if _fits(profile, machine, in_memory, exact):
         return make_plan(profile, machine, in_memory, exact, companions, compares=compares)
     check_can_read(profile, machine, workload)
@@ -120,8 +120,8 @@ def _settled_ones(
     return found
 
 
-def _way(profile: ModelProfile, machine: Machine, workload: Workload) -> Way | None:
-    """Reading from the disk as a way out of a refusal, by the analytic meter; None if that is refused too."""
+def _suggestion(profile: ModelProfile, machine: Machine, workload: Workload) -> Suggestion | None:
+    """Reading from the disk as a suggestion, by the analytic meter; None if that is refused too."""
     workload = with_context(profile, replace(workload, from_disk=True))
     try:
         check_can_read(profile, machine, workload)
@@ -135,7 +135,7 @@ def _way(profile: ModelProfile, machine: Machine, workload: Workload) -> Way | N
         check_speed(profile, reads, speed)
     except (BadPlan, DoesNotFit):
         return None
-    return Way(
+    return Suggestion(
         flags=(FLAG,),
         n_ctx=found.context.n_ctx,
         n_layers=profile.n_layers,

@@ -97,7 +97,7 @@ def test_a_refusal_names_the_memory_the_missing_bytes_and_changes_that_fit(llama
     message = str(caught.value)
     assert re.search(r"with \d+ of 32 layers .* on the CPU, the computer's memory is .* short", message)
     assert caught.value.short_bytes > 4 * GIB
-    first, *others = caught.value.ways
+    first, *others = caught.value.suggestions
     assert str(first) in message
     plan = make_plan(llama, small, Workload(n_ctx=int(first.flags[1])), compares=False)
     assert (first.flags[0], first.n_on_cpu) == ("--n-ctx", 0)

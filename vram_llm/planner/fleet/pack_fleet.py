@@ -62,7 +62,7 @@ def _options(model: FleetModelSpec, finder: PlaceFinder) -> tuple[PlaceOption, .
         raise DoesNotFit(
             f"{model.name} can never be loaded{where}: {error}",
             short_bytes=error.short_bytes,
-            ways=error.ways,
+            suggestions=error.suggestions,
             host_is_short=error.host_is_short,
         ) from None
 

@@ -15,8 +15,8 @@ from vram_llm.planner.memory.analytic_meter import is_pipelined, swa_cells
 from vram_llm.planner.memory.backend_kernels import OFFLOADING_KINDS
 from vram_llm.planner.memory.flash_attention import uses_flash_attention
 from vram_llm.planner.search.candidate import Candidate, analytic, uses_host
-from vram_llm.planner.search.fitting_ways import longest_on_cards
 from vram_llm.planner.search.prompt_choice import plan_with_prompts
+from vram_llm.planner.search.suggestions import longest_on_cards
 from vram_llm.planner.types import Alternative, Context, FlashAttention, MeterFor, Objective, Workload
 from vram_llm.units import format_count, typed_count
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from vram_llm.errors import BadPlan, ModelRefused, Way
+from vram_llm.errors import BadPlan, ModelRefused, Suggestion
 from vram_llm.machine.types import Machine
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import can_quantize_cache, ctx_step
@@ -21,20 +21,20 @@ from vram_llm.units import MIB, typed_count
 _QUANTIZED_KV = "q8_0"
 
 
-def fitting_ways(
+def find_suggestions(
     profile: ModelProfile,
     machine: Machine,
     workload: Workload,
     refused: Candidate,
     exact: MeterFor | None = None,
-) -> tuple[Way, ...]:
+) -> tuple[Suggestion, ...]:
     """Changes that make `workload` fit; changes that keep all layers on the cards come first.
 
     `refused` is the workload's placement that is least over its budgets; a smaller reserve is computed from
     it. The analytic meter finds the changes. An exact meter, if given, must confirm them, and decides how
     many layers are on the CPU.
     """
-    ways: list[Way] = []
+    suggestions: list[Suggestion] = []
     for changed, flags in _changes(profile, machine, workload, refused):
         try:
             other = plan_placement(profile, machine, changed, exact)
@@ -43,10 +43,10 @@ def fitting_ways(
         if not other.estimate.fits:
             continue
         flags = flags or (*_without_overrides(workload), *placement_flags(other.placement))
-        way = _way(profile, machine, changed, other, flags)
-        if not any(_is_no_worse(known, way) for known in ways):
-            ways.append(way)
-    return tuple(sorted(ways, key=lambda way: way.n_on_cpu > 0))
+        suggestion = _suggestion(profile, machine, changed, other, flags)
+        if not any(_is_no_worse(known, suggestion) for known in suggestions):
+            suggestions.append(suggestion)
+    return tuple(sorted(suggestions, key=lambda suggestion: suggestion.n_on_cpu > 0))
 
 
 def _without_overrides(workload: Workload) -> tuple[str, ...]:
@@ -114,13 +114,13 @@ def _longest(profile: ModelProfile, machine: Machine, workload: Workload, n_want
     return low * step or None
 
 
-def _way(
+def _suggestion(
     profile: ModelProfile, machine: Machine, workload: Workload, other: Candidate, flags: tuple[str, ...]
-) -> Way:
+) -> Suggestion:
     pipelined = is_pipelined(profile, other.context, machine.devices, other.placement)
     speed = Predictor(profile, other.context, machine, workload)(other.placement, pipelined=pipelined)
     host = on_host(other.placement)
-    return Way(
+    return Suggestion(
         flags=flags,
         n_ctx=other.context.n_ctx,
         n_layers=profile.n_layers,
@@ -131,5 +131,5 @@ def _way(
     )
 
 
-def _is_no_worse(known: Way, way: Way) -> bool:
-    return known.n_ctx >= way.n_ctx and known.n_on_cpu <= way.n_on_cpu
+def _is_no_worse(known: Suggestion, suggestion: Suggestion) -> bool:
+    return known.n_ctx >= suggestion.n_ctx and known.n_on_cpu <= suggestion.n_on_cpu
