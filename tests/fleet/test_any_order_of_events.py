@@ -166,15 +166,16 @@ class AnyOrder(RuleBasedStateMachine):
             return all(each.is_done for each in self._asked) and all(order.done() for order in self._orders)
 
         await until(is_over, "the end of all requests and orders")
-        tenants = self._fleet._residents.tenants
+        models = self._fleet._residents.models
         steady = (Phase.ABSENT, Phase.RESIDENT)
         await until(
-            lambda: is_over() and all(tenant.phase in steady for tenant in tenants.values()), "the last steps"
+            lambda: is_over() and all(managed.phase in steady for managed in models.values()),
+            "the last steps",
         )
         for order in self._orders:
             with suppress(VramLLMError):
                 order.result()
-        resident = {name for name, tenant in tenants.items() if tenant.phase is Phase.RESIDENT}
+        resident = {name for name, managed in models.items() if managed.phase is Phase.RESIDENT}
         assert not resident & self._unloaded, "an order to unload was lost"
         self.the_budget_holds()
         self.errors_are_those_that_happened()

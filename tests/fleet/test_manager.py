@@ -37,7 +37,7 @@ async def test_models_of_the_start_are_resident(plan: FleetPlan) -> None:
 async def test_a_request_replaces_the_model_used_longest_ago(plan: FleetPlan) -> None:
     async with running(plan, Engines()) as fleet:
         for name in "ba":
-            fleet._residents.tenants[name].load_s = 0.4  # equal ones: a model that loads faster leaves first
+            fleet._residents.models[name].load_s = 0.4  # equal ones: a model that loads faster leaves first
             await leased(fleet, name)
         async with fleet.lease("c"):
             assert states(fleet) == {"a": RESIDENT, "b": UNLOADED, "c": RESIDENT}

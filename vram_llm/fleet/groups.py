@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from vram_llm.fleet.tenant import Tenant
+from vram_llm.fleet.managed_model import ManagedModel
 from vram_llm.planner.fleet.limits import FittingModels, Limits, united
 from vram_llm.planner.fleet.room import without
 from vram_llm.planner.fleet.types import FleetPlan
@@ -11,9 +11,9 @@ from vram_llm.planner.fleet.types import FleetPlan
 class Groups:
     """The limits of a plan. Models count with the bytes that they are loaded with, also by other plans."""
 
-    def __init__(self, plan: FleetPlan, tenants: Mapping[str, Tenant]) -> None:
+    def __init__(self, plan: FleetPlan, models: Mapping[str, ManagedModel]) -> None:
         self._limits = Limits.of(plan)
-        self._tenants = tenants
+        self._models = models
         self._unions = united(plan.together, (model.spec.name for model in plan.models))
 
     def partners(self, name: str) -> frozenset[str]:
@@ -26,5 +26,5 @@ class Groups:
 
     def fitting(self) -> FittingModels:
         """The models as they are loaded now, or would be."""
-        uses = {name: [way.uses for way in tenant.ways] for name, tenant in self._tenants.items()}
+        uses = {name: [way.uses for way in managed.ways] for name, managed in self._models.items()}
         return FittingModels(self._limits, uses)

@@ -19,8 +19,8 @@ from vram_llm.errors import BadPlan
 from vram_llm.fleet.engines import MakeEngine
 from vram_llm.fleet.groups import Groups
 from vram_llm.fleet.load_plans import LoadPlans, Room, places, refusal
+from vram_llm.fleet.managed_model import ManagedModel
 from vram_llm.fleet.residency import Phase
-from vram_llm.fleet.tenant import Tenant
 from vram_llm.planner.fleet.types import FleetWay
 from vram_llm.planner.smaller_plan import PlanReductions
 from vram_llm.planner.types import HOST, Plan
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Loader:
-    """Loads models of `tenants`, whose limits are those of `groups`.
+    """Loads the models in `models`, whose limits are those of `groups`.
 
     `on_state` is called whenever the state or detail of an engine changes, and `on_planned` when a model has
     another plan.
@@ -38,14 +38,14 @@ class Loader:
 
     def __init__(
         self,
-        tenants: Mapping[str, Tenant],
+        models: Mapping[str, ManagedModel],
         groups: Callable[[], Groups],
         make_engine: MakeEngine,
         load_plans: LoadPlans,
-        on_state: Callable[[Tenant], None],
+        on_state: Callable[[ManagedModel], None],
         on_planned: Callable[[], None],
     ) -> None:
-        self._tenants = tenants
+        self._models = models
         self._groups = groups
         self._make_engine = make_engine
         self._load_plans = load_plans
@@ -62,16 +62,16 @@ class Loader:
         """Whether a model gets another plan now, so that no load may be begun."""
         return self._n_planning > 0
 
-    async def load(self, tenant: Tenant) -> None:
+    async def load(self, managed: ManagedModel) -> None:
         """Load a model. Raises the error of its engine, and DoesNotFit. Its engine is to be ended then."""
         async with contextlib.AsyncExitStack() as stack:
-            for device_id in sorted(tenant.packed.uses.keys() - {HOST}):  # its free bytes are one load's
+            for device_id in sorted(managed.packed.uses.keys() - {HOST}):  # its free bytes are one load's
                 await stack.enter_async_context(self._device_locks[device_id])
-            tenant.began_at = time.monotonic()
-            await self._take_plans(tenant)
-            tenant.engine = self._make_engine(tenant.plans, tenant.name, lambda _: self._on_state(tenant))
-            tenant.engine.start()
-            tenant.info = await tenant.engine.ready()
+            managed.began_at = time.monotonic()
+            await self._take_plans(managed)
+            managed.engine = self._make_engine(managed.plans, managed.name, lambda _: self._on_state(managed))
+            managed.engine.start()
+            managed.info = await managed.engine.ready()
 
     def close(self) -> None:
         """Plan nothing any more."""
@@ -79,59 +79,59 @@ class Loader:
 
     # -- plans -----------------------------------------------------------------------------------
 
-    async def _take_plans(self, tenant: Tenant) -> None:
+    async def _take_plans(self, managed: ManagedModel) -> None:
         """Its own plans, or others that fit the memory that is free now. Raises DoesNotFit."""
-        packed, replan = tenant.packed, self._load_plans.replan
+        packed, replan = managed.packed, self._load_plans.replan
         short = await self._load_plans.short_bytes(packed.uses)
         if not short:
-            tenant.take(packed)
+            managed.take(packed)
             return
         if replan is None:
             raise refusal(packed, short)
         log.warning(
-            "%s is planned again, for other programs hold memory: %s", tenant.name, places(packed, short)
+            "%s is planned again, for other programs hold memory: %s", managed.name, places(packed, short)
         )
-        async with self._planning(tenant) as room:
-            tenant.take(await self._in_thread(lambda: replan(tenant.name, room)))
+        async with self._planning(managed) as room:
+            managed.take(await self._in_thread(lambda: replan(managed.name, room)))
 
-    def replan_of(self, tenant: Tenant) -> Replan | None:
+    def replan_of(self, managed: ManagedModel) -> Replan | None:
         """Plans a model's engine again, called in another thread; None: it cannot be planned again."""
         if self._load_plans.replan is None:
             return None
         loop = asyncio.get_running_loop()
 
         def replan(plan: Plan, reductions: PlanReductions) -> Plan:
-            return asyncio.run_coroutine_threadsafe(self._replanned(tenant, plan, reductions), loop).result()
+            return asyncio.run_coroutine_threadsafe(self._replanned(managed, plan, reductions), loop).result()
 
         return replan
 
-    async def _replanned(self, tenant: Tenant, plan: Plan, reductions: PlanReductions) -> Plan:
+    async def _replanned(self, managed: ManagedModel, plan: Plan, reductions: PlanReductions) -> Plan:
         """Another plan of an engine. Raises DoesNotFit; BadPlan if the model has other plans by now."""
         replan = self._load_plans.replan
-        way, engine = next((way for way in tenant.ways if way.plan == plan), None), tenant.engine
-        async with self._planning(tenant, way) as room:
+        way, engine = next((way for way in managed.ways if way.plan == plan), None), managed.engine
+        async with self._planning(managed, way) as room:
             if way is not None and replan is not None:
-                found = await self._in_thread(lambda: replan.way(tenant.name, plan, room, reductions))
-                is_loaded = engine is not None and tenant.engine is engine  # by these ways
-                if is_loaded and any(each is way for each in tenant.ways):
-                    tenant.ways = tuple(found if each is way else each for each in tenant.ways)
+                found = await self._in_thread(lambda: replan.way(managed.name, plan, room, reductions))
+                is_loaded = engine is not None and managed.engine is engine  # by these ways
+                if is_loaded and any(each is way for each in managed.ways):
+                    managed.ways = tuple(found if each is way else each for each in managed.ways)
                     return found.plan
-        raise BadPlan(f"{tenant.name} has another plan by now")
+        raise BadPlan(f"{managed.name} has another plan by now")
 
     @contextlib.asynccontextmanager
-    async def _planning(self, tenant: Tenant, way: FleetWay | None = None) -> AsyncIterator[Room]:
+    async def _planning(self, managed: ManagedModel, way: FleetWay | None = None) -> AsyncIterator[Room]:
         """A turn to plan a model again, or only `way`. The block has to take the new plans."""
         self._n_planning += 1
         try:
             async with self._turn:
-                yield self._room(tenant, way)
+                yield self._room(managed, way)
         finally:
             self._n_planning -= 1
             self._on_planned()
 
-    def _room(self, tenant: Tenant, way: FleetWay | None) -> Room:
-        copies = [] if way is None else [each for each in tenant.ways if each is not way]
-        others = [each for each in self._tenants.values() if each is not tenant]
+    def _room(self, managed: ManagedModel, way: FleetWay | None) -> Room:
+        copies = [] if way is None else [each for each in managed.ways if each is not way]
+        others = [each for each in self._models.values() if each is not managed]
         held = [each for other in others if other.phase is not Phase.ABSENT for each in other.ways]
         loaded = [
             plan

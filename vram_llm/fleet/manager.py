@@ -15,10 +15,10 @@ from vram_llm.engine.plan_source import Replan
 from vram_llm.errors import EngineDied, Overloaded, UnknownModel
 from vram_llm.fleet.engines import FleetEngine, MakeEngine
 from vram_llm.fleet.load_plans import LoadPlans, loads_alike
+from vram_llm.fleet.managed_model import Lease, ManagedModel, Waiter
 from vram_llm.fleet.residency import Phase
 from vram_llm.fleet.residents import DRAIN_LIMIT_S, Residents
 from vram_llm.fleet.snapshots import FleetEvent, FleetModel
-from vram_llm.fleet.tenant import Lease, Tenant, Waiter
 from vram_llm.planner.fleet.types import FleetPlan, PackedModel
 
 MAX_WAIT_S = 300.0  # of a request for a model that is not resident
@@ -58,7 +58,7 @@ class Fleet:
     async def start(self) -> None:
         """Begin to load the models that are resident at the start. Returns before they are loaded."""
         for name in self.plan.resident_at_start:
-            self._residents.tenants[name].want(time.monotonic())
+            self._residents.models[name].want(time.monotonic())
         self._residents.advance()
 
     async def ready(self) -> None:
@@ -69,11 +69,11 @@ class Fleet:
     async def drain(self, grace_s: float) -> None:
         """Refuse new leases; give those that are held `grace_s` to end, then end their requests."""
         self._refuse_all()
-        tenants = self._residents.tenants
+        models = self._residents.models
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                await self._residents.until(lambda: not any(tenant.leases for tenant in tenants.values()))
-        engines = [tenant.engine for tenant in tenants.values() if tenant.engine is not None]
+                await self._residents.until(lambda: not any(managed.leases for managed in models.values()))
+        engines = [managed.engine for managed in models.values() if managed.engine is not None]
         await asyncio.gather(*(engine.drain(0.0) for engine in engines))
 
     async def stop(self) -> None:
@@ -87,9 +87,9 @@ class Fleet:
 
     def _refuse_all(self) -> None:
         self._is_stopping = True
-        for tenant in self._residents.tenants.values():
-            tenant.wanted_since = None
-            tenant.fail_waiters(EngineDied(_STOPPED))
+        for managed in self._residents.models.values():
+            managed.wanted_since = None
+            managed.fail_waiters(EngineDied(_STOPPED))
 
     async def apply(self, plan: FleetPlan) -> None:
         """Go on with another plan. Engines of models that are loaded alike in both stay as they are.
@@ -101,27 +101,27 @@ class Fleet:
         self._check_running()
         self.plan = plan
         packed = {model.spec.name: model for model in plan.models}
-        for name, tenant in list(self._residents.tenants.items()):
-            self._take_change(tenant, packed.pop(name, None))
+        for name, managed in list(self._residents.models.items()):
+            self._take_change(managed, packed.pop(name, None))
         self._residents.set_plan(plan)
         for name in plan.resident_at_start:
             if name in packed:
-                self._residents.tenants[name].want(time.monotonic())
+                self._residents.models[name].want(time.monotonic())
         self._residents.advance()
 
     def exchange(self, packed: PackedModel) -> None:
         """Note that a loaded model has its engine by this plan now, so that `apply` leaves it alone."""
-        self._residents.tenants[packed.spec.name].packed = packed
+        self._residents.models[packed.spec.name].packed = packed
 
-    def _take_change(self, tenant: Tenant, packed: PackedModel | None) -> None:
+    def _take_change(self, managed: ManagedModel, packed: PackedModel | None) -> None:
         if packed is not None:
-            tenant.change(packed, time.monotonic(), is_alike=loads_alike(tenant.packed, packed))
+            managed.change(packed, time.monotonic(), is_alike=loads_alike(managed.packed, packed))
             return
-        tenant.is_gone = True
-        tenant.fail_waiters(UnknownModel(f"The model '{tenant.name}' is not served any more", "model"))
-        tenant.order_out("the configuration no longer has it", time.monotonic())
-        if tenant.phase is Phase.ABSENT:
-            del self._residents.tenants[tenant.name]
+        managed.is_gone = True
+        managed.fail_waiters(UnknownModel(f"The model '{managed.name}' is not served any more", "model"))
+        managed.order_out("the configuration no longer has it", time.monotonic())
+        if managed.phase is Phase.ABSENT:
+            del self._residents.models[managed.name]
 
     # -- requests --------------------------------------------------------------------------------
 
@@ -137,62 +137,62 @@ class Fleet:
         Raises UnknownModel, Overloaded if the wait would be too long, and the error of a load that fails
         (EngineDied, DoesNotFit and ModelRefused among them).
         """
-        tenant = self._find(model)
-        lease = await self._enter(tenant)
+        managed = self._find(model)
+        lease = await self._enter(managed)
         try:
             yield lease.engine
         finally:
-            tenant.end_lease(lease, time.monotonic())
+            managed.end_lease(lease, time.monotonic())
             self._residents.advance()
 
-    async def _enter(self, tenant: Tenant) -> Lease:
+    async def _enter(self, managed: ManagedModel) -> Lease:
         now = time.monotonic()
-        tenant.times.note_request(now)
+        managed.times.note_request(now)
         self._check_running()
-        if tenant.phase is Phase.RESIDENT:
-            _check_outage(tenant, now)
-            return tenant.begin_lease(now)
-        self._admit(tenant, now)
+        if managed.phase is Phase.RESIDENT:
+            _check_outage(managed, now)
+            return managed.begin_lease(now)
+        self._admit(managed, now)
         waiter = Waiter(now, asyncio.get_running_loop().create_future())
-        tenant.waiters.append(waiter)
+        managed.waiters.append(waiter)
         self._residents.advance()
         try:
             async with asyncio.timeout(self._max_wait_s):
                 return await waiter.granted
         except BaseException as error:  # cancelled too: its place in the queue is given up
             now = time.monotonic()
-            tenant.abandon(waiter, now)
+            managed.abandon(waiter, now)
             self._residents.advance()
             if not isinstance(error, TimeoutError):
                 raise
-        wait_s = self._residents.wait(tenant, now).known_s
-        raise _overloaded(tenant, f"was not loaded within {self._max_wait_s:g} s", wait_s)
+        wait_s = self._residents.wait(managed, now).known_s
+        raise _overloaded(managed, f"was not loaded within {self._max_wait_s:g} s", wait_s)
 
-    def _admit(self, tenant: Tenant, now: float) -> None:
+    def _admit(self, managed: ManagedModel, now: float) -> None:
         """Raises Overloaded if a new request would wait too long, or the error of a load that just failed."""
-        if tenant.failure is not None and (retry_in_s := tenant.retry_in_s(now)) and not tenant.waiters:
-            tenant.failure.retry_after_s = retry_in_s
-            raise tenant.failure.with_traceback(None)  # else it keeps the frames of each request
-        wait = self._residents.wait(tenant, now)
+        if managed.failure is not None and (retry_in_s := managed.retry_in_s(now)) and not managed.waiters:
+            managed.failure.retry_after_s = retry_in_s
+            raise managed.failure.with_traceback(None)  # else it keeps the frames of each request
+        wait = self._residents.wait(managed, now)
         if wait.least_s > self._max_wait_s:
             about = (
                 f"in {wait.least_s:.3g} s" if wait.is_known else f"in {wait.least_s:.3g} s at the earliest"
             )
             reason = f"would be loaded {about} and {self._max_wait_s:g} s is the longest wait"
-            raise _overloaded(tenant, reason, wait.least_s - self._max_wait_s)
-        if len(tenant.waiters) >= MAX_WAITING:
+            raise _overloaded(managed, reason, wait.least_s - self._max_wait_s)
+        if len(managed.waiters) >= MAX_WAITING:
             reason = f"is not loaded and {MAX_WAITING} requests wait for it"
-            raise _overloaded(tenant, reason, wait.known_s)
+            raise _overloaded(managed, reason, wait.known_s)
 
     # -- orders of the operator ------------------------------------------------------------------
 
     async def load(self, model: str) -> None:
         """Load a model as a request would, and wait for it. Raises as `lease` does."""
-        tenant = self._find(model)
+        managed = self._find(model)
         self._check_running()
-        tenant.want(time.monotonic())
+        managed.want(time.monotonic())
         self._residents.advance()
-        await self._until_loaded(tenant.name)
+        await self._until_loaded(managed.name)
 
     async def unload(self, model: str) -> None:
         """Unload a model once its leases have ended, and wait for that. A request loads it again.
@@ -206,24 +206,24 @@ class Fleet:
 
         Raises UnknownModel.
         """
-        tenants = list(self._residents.tenants.values()) if model is None else [self._find(model)]
-        await self._order_out(tenants, "it sleeps", sleeps=True)
+        models = list(self._residents.models.values()) if model is None else [self._find(model)]
+        await self._order_out(models, "it sleeps", sleeps=True)
 
-    async def _order_out(self, tenants: list[Tenant], why: str, *, sleeps: bool) -> None:
-        names = {tenant.name for tenant in tenants}
+    async def _order_out(self, models: list[ManagedModel], why: str, *, sleeps: bool) -> None:
+        names = {managed.name for managed in models}
         for name in set(names):
             names |= self._residents.groups.partners(name)
-        tenants = [tenant for name, tenant in self._residents.tenants.items() if name in names]
-        for tenant in tenants:
-            tenant.order_out(why, time.monotonic(), sleeps=sleeps)
+        models = [managed for name, managed in self._residents.models.items() if name in names]
+        for managed in models:
+            managed.order_out(why, time.monotonic(), sleeps=sleeps)
         self._residents.advance()
-        await self._residents.until(lambda: not any(tenant.why_ordered_out for tenant in tenants))
+        await self._residents.until(lambda: not any(managed.why_ordered_out for managed in models))
 
     async def _until_loaded(self, name: str) -> None:
-        tenant = self._residents.tenants[name]
-        await self._residents.until(lambda: tenant.wanted_since is None)
-        if tenant.phase is not Phase.RESIDENT and tenant.failure is not None:
-            raise tenant.failure.with_traceback(None)
+        managed = self._residents.models[name]
+        await self._residents.until(lambda: managed.wanted_since is None)
+        if managed.phase is not Phase.RESIDENT and managed.failure is not None:
+            raise managed.failure.with_traceback(None)
 
     # -- facts -----------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class Fleet:
     def snapshots(self) -> tuple[FleetModel, ...]:
         """All models, in the plan's order."""
         names = [model.spec.name for model in self.plan.models]
-        return tuple(self._residents.tenants[name].snapshot(time.monotonic()) for name in names)
+        return tuple(self._residents.models[name].snapshot(time.monotonic()) for name in names)
 
     def engine(self, model: str) -> FleetEngine | None:
         """The engine of a model that is resident, loading or unloading, without a lease.
@@ -258,24 +258,24 @@ class Fleet:
         """Changes from now on, until `stop`. A reader who is 1024 changes behind loses the oldest."""
         return self._residents.changes.read()
 
-    def _find(self, model: str) -> Tenant:
-        for name, tenant in self._residents.tenants.items():
-            if not tenant.is_gone and (name == model or model in tenant.packed.spec.aliases):
-                return tenant
+    def _find(self, model: str) -> ManagedModel:
+        for name, managed in self._residents.models.items():
+            if not managed.is_gone and (name == model or model in managed.packed.spec.aliases):
+                return managed
         names = ", ".join(packed.spec.name for packed in self.plan.models)
         raise UnknownModel(f"The model '{model}' does not exist here; this server has {names}", "model")
 
 
-def _check_outage(tenant: Tenant, now: float) -> None:
+def _check_outage(managed: ManagedModel, now: float) -> None:
     """Raises EngineDied if the engine of a resident model has not worked for too long."""
-    out_s = 0.0 if tenant.out_since is None else now - tenant.out_since
+    out_s = 0.0 if managed.out_since is None else now - managed.out_since
     if out_s > MAX_OUTAGE_S:
-        error = EngineDied(f"{tenant.name} has not worked for {out_s:.0f} s: {tenant.detail}")
+        error = EngineDied(f"{managed.name} has not worked for {out_s:.0f} s: {managed.detail}")
         error.retry_after_s = _MOST_BETWEEN_STARTS_S
         raise error
 
 
-def _overloaded(tenant: Tenant, reason: str, retry_after_s: float | None) -> Overloaded:
+def _overloaded(managed: ManagedModel, reason: str, retry_after_s: float | None) -> Overloaded:
     if retry_after_s is None:
-        return Overloaded(f"{tenant.name} {reason}; it is not known when it will be: try again later", None)
-    return Overloaded(f"{tenant.name} {reason}; try again in {retry_after_s:.3g} s", retry_after_s)
+        return Overloaded(f"{managed.name} {reason}; it is not known when it will be: try again later", None)
+    return Overloaded(f"{managed.name} {reason}; try again in {retry_after_s:.3g} s", retry_after_s)

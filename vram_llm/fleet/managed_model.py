@@ -87,8 +87,8 @@ class LeaseTimes:
 
 
 @dataclass(slots=True, eq=False)
-class Tenant:
-    """A model and its place. Times are those of time.monotonic.
+class ManagedModel:
+    """A model of the fleet with its engine, its place and its requests. Times are those of time.monotonic.
 
     methods: changes of state, for requests, orders and loads, each of a few lines.
     """
@@ -123,7 +123,7 @@ class Tenant:
     times: LeaseTimes = field(default_factory=LeaseTimes)
 
     @classmethod
-    def of(cls, packed: PackedModel) -> "Tenant":
+    def of(cls, packed: PackedModel) -> "ManagedModel":
         """The model before its first load."""
         return cls(packed, packed.ways)
 
