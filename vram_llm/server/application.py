@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vram_llm._version import __version__
 from vram_llm.errors import RequestError
 from vram_llm.server.errors import UnknownRoute, WrongMethod, error_response
+from vram_llm.server.routes import PlainRoutes
 
 
 class Application(FastAPI):
@@ -28,9 +29,9 @@ class Application(FastAPI):
         await Starlette.__call__(self, scope, receive, send)
 
     def build_middleware_stack(self) -> ASGIApp:
-        """The added middleware, and within it what routes of FastAPI need."""
-        app: ASGIApp = AsyncExitStackMiddleware(self.router)
-        app = ExceptionMiddleware(app, self.exception_handlers)
+        """The added middleware, and within it the routes."""
+        others = ExceptionMiddleware(AsyncExitStackMiddleware(self.router), self.exception_handlers)
+        app: ASGIApp = PlainRoutes(self.router.routes, others)
         for cls, args, kwargs in reversed(self.user_middleware):
             app = cls(app, *args, **kwargs)
         return app

@@ -2,8 +2,8 @@
 
 from functools import partial
 from operator import attrgetter
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -52,7 +52,7 @@ def chat_router(serving: ServingContext) -> APIRouter:
         use, thinking = fields.use(), fields.thinking_wanted()
         form = ChatForm(bool(fields.functions), use.takes_text, thinking.where == "hidden")
         prepared = await prepare_chat_request(serving, info, fields)
-        head = ReplyHead(f"chatcmpl-{uuid4().hex}", int(serving.clock()), info.name, fingerprint(info))
+        head = ReplyHead(f"chatcmpl-{token_hex(16)}", int(serving.clock()), info.name, fingerprint(info))
         base = prepared.request(head.id, fields.token_limit(serving.config.n_predict), fields.n_logprobs())
         requests = engine_requests(fields, base, info, config=serving.config)
         is_verbose = serving.config.verbose if fields.verbose is None else fields.verbose

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import inf
-from uuid import uuid4
+from secrets import token_hex
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -104,7 +104,7 @@ def completions_router(serving: ServingContext) -> APIRouter:
         prompts = parse_prompts(fields.prompt, info.n_vocab, "prompt")
         n_top, best_of = fields.n_logprobs(), fields.n_of()
         echoes = _echoes(fields, prompts, n_top)
-        head = ReplyHead(f"cmpl-{uuid4().hex}", int(serving.clock()), info.name, fingerprint(info))
+        head = ReplyHead(f"cmpl-{token_hex(16)}", int(serving.clock()), info.name, fingerprint(info))
         default = serving.config.n_predict
         base = EngineRequest(
             id=head.id,

@@ -21,6 +21,7 @@ from vram_llm.server.image_inputs import MAX_IMAGES_BYTES
 from vram_llm.server.prompt_limits import check_grammar_size, check_text_fits
 from vram_llm.server.replies import Ending, UsageCounter
 from vram_llm.server.request_record import record_of_request
+from vram_llm.server.sampling_defaults import sampling_defaults
 from vram_llm.server.schemas import MAX_CHOICES, GenerationFields
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ def engine_requests(
             f"'min_tokens' is {min_tokens:,} and the answer may have {base.max_tokens:,} tokens at most",
             "min_tokens",
         )
-    sampling = fields.sampling(info.n_vocab, dict(info.sampling))
+    sampling = fields.sampling(info.n_vocab, sampling_defaults(info, config))
     key = current_key.get()
     of_all = partial(
         replace,
@@ -143,12 +144,11 @@ def _n_prompt_computed(event: TokenEvent) -> int:
     return n_done - event.cached_tokens
 
 
-async def _joined(engine: Engine, requests: Sequence[Request]) -> TokenEvents:
-    if len(requests) == 1:
-        async with aclosing(_events(engine, requests[0])) as events:
-            async for event in events:
-                yield 0, event
-        return
+def _joined(engine: Engine, requests: Sequence[Request]) -> TokenEvents:
+    return _events(engine, requests[0]) if len(requests) == 1 else _pumped(engine, requests)
+
+
+async def _pumped(engine: Engine, requests: Sequence[Request]) -> TokenEvents:
     queue: asyncio.Queue[tuple[int, TokenEvent] | Exception | None] = asyncio.Queue(_MOST_AHEAD)
     tasks = [asyncio.create_task(_pump(engine, r, i, queue)) for i, r in enumerate(requests)]
     n_running = len(tasks)
@@ -216,20 +216,20 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T |
         await cancel_and_wait(watching)
 
 
-async def _events(engine: Engine, request: Request) -> AsyncGenerator[TokenEvent, None]:
+async def _events(engine: Engine, request: Request, index: int = 0) -> TokenEvents:
     record = record_of_request()
     async with aclosing(engine.generate(request)) as events:
         async for event in events:
             if record.first_token_at is None and event.token_ids:
                 record.note_first_token(engine.queue_s(request.id))
             if event.finish_reason is None:
-                yield event
+                yield index, event
                 continue
             record.note_end(request, event)
             error = error_of(event)
             if error is not None:
                 raise error
-            yield event
+            yield index, event
             return
     raise GenerationFailed("The engine ended this request without a reason; send it again")
 
@@ -241,9 +241,9 @@ async def _pump(
     queue: asyncio.Queue[tuple[int, TokenEvent] | Exception | None],
 ) -> None:
     try:
-        async with aclosing(_events(engine, request)) as events:
+        async with aclosing(_events(engine, request, index)) as events:
             async for event in events:
-                await queue.put((index, event))
+                await queue.put(event)
         await queue.put(None)
     except Exception as error:  # `stream_events` raises it
         await queue.put(error)

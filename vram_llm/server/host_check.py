@@ -11,6 +11,8 @@ from vram_llm.machine.worker_spec import is_loopback
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.errors import WrongHost
 
+_USUAL = frozenset({"127.0.0.1", "localhost"})
+
 
 class HostCheckMiddleware:
     """ASGI middleware that accepts `names` and loopback addresses as host; others raise WrongHost.
@@ -24,14 +26,19 @@ class HostCheckMiddleware:
         self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._is_ours(_host(scope)):
+        if scope["type"] == "http" and not self._is_ours(_header(scope)):
+            host = _host(_header(scope))
             raise WrongHost(
-                f"This server does not answer to the host name {_host(scope)!r}; use 127.0.0.1 or localhost, "
+                f"This server does not answer to the host name {host!r}; use 127.0.0.1 or localhost, "
                 "or start it with --allowed-host"
             )
         await self._app(scope, receive, send)
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_ours(self, header: str) -> bool:
+        name, _, port = header.partition(":")
+        if name in _USUAL and (port.isdecimal() or not port):
+            return True  # most requests, without parsing the header as a part of a URL
+        host = _host(header)
         return host in self._names or is_loopback(host)
 
 
@@ -47,9 +54,13 @@ def check_exposure(socks: Iterable[socket.socket], config: ServerConfig) -> None
             )
 
 
-def _host(scope: Scope) -> str:
+def _header(scope: Scope) -> str:
+    """The Host header."""
+    return next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+
+
+def _host(header: str) -> str:
     """The Host header's name in lower case, without the port."""
-    header = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
     try:
         return (urlsplit(f"//{header}").hostname or "").rstrip(".")
     except ValueError:

@@ -106,14 +106,15 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             if self._is_in_head and self._head_bytes > self.limits.head_bytes:
                 self._refuse_head()
+            elif self._is_reading and self._timer is None:  # the rest did not come at once
+                after_s = self.limits.head_s if self._is_in_head else self.limits.check_s
+                self._timer = self.loop.call_later(after_s, self._look)
 
     def on_message_begin(self) -> None:
         """The first byte of a head: line breaks before it, which some clients send, are none."""
         super().on_message_begin()
         self._unset_keepalive_if_required()
         self._is_reading = self._is_in_head = True
-        if self._timer is None:  # else the head is parsed again
-            self._timer = self.loop.call_later(self.limits.head_s, self._look)
 
     def on_headers_complete(self) -> None:
         """The end of a head."""
@@ -128,7 +129,6 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle.scope = cast("HTTPScope", with_pieces(scope, CyclePieces(self.cycle)))
         self._stop_reading_timer()
         self._n_body_bytes = 0
-        self._timer = self.loop.call_later(self.limits.check_s, self._look)
 
     def on_message_complete(self) -> None:
         """The end of a body."""

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from vram_llm.errors import Overloaded
 from vram_llm.server.errors import BodyTooLarge
@@ -123,7 +124,13 @@ async def read_form(http: Request) -> list[FormPart]:
 
 
 async def _body(http: Request) -> bytes:
-    return b"".join([chunk async for chunk in http.stream()])  # `http.body()` would be kept with the request
+    """The whole body, which `http.body()` would keep with the request. Raises ClientDisconnect."""
+    parts = []
+    while (message := await http.receive())["type"] == "http.request":
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+    raise ClientDisconnect
 
 
 def _release() -> None:

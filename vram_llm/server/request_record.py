@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from secrets import token_hex
 from time import monotonic
 from typing import Any
-from uuid import uuid4
 
 from vram_llm.engine.request import Request, TokenEvent
 from vram_llm.errors import VramLLMError
@@ -128,7 +128,7 @@ def note_error(error: BaseException) -> None:
 
 def request_id(given: str) -> str:
     """The id that a client gave, if it is a sane token; else a new one."""
-    return given if _SANE_ID.fullmatch(given) else f"req_{uuid4().hex}"
+    return given if _SANE_ID.fullmatch(given) else f"req_{token_hex(16)}"
 
 
 def _cut(text: str) -> str:

@@ -1,6 +1,6 @@
 """Routes that add little to the time of a request."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from copy import copy
 from typing import Any
 
@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from fastapi.utils import generate_unique_id
-from starlette.routing import compile_path
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute, compile_path
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class RequestRoute(APIRoute):
@@ -27,6 +27,26 @@ class RequestRoute(APIRoute):
             await response(scope, receive, send)
 
         self.app = app
+
+
+class PlainRoutes:
+    """ASGI application: a request with the method and the path of a RequestRoute goes to it at once.
+
+    Other requests, and those of paths with parameters, go to `others`, which compare them with one route
+    after the other.
+    """
+
+    def __init__(self, routes: Iterable[BaseRoute], others: ASGIApp) -> None:
+        self._others = others
+        self._apps: dict[tuple[str, str], ASGIApp] = {}
+        for route in routes:
+            if isinstance(route, RequestRoute) and not route.param_convertors:
+                for method in route.methods or ():
+                    self._apps.setdefault((method, route.path), route.app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._apps.get((scope.get("method", ""), scope.get("path", "")), self._others)
+        await app(scope, receive, send)
 
 
 def prefixed(router: APIRouter, prefix: str) -> list[APIRoute]:

@@ -21,7 +21,6 @@ from vram_llm.server.config import ServerConfig
 from vram_llm.server.errors import ModelNotAllowed, NotReady, Unavailable, WrongModel
 from vram_llm.server.image_inputs import RequestImages
 from vram_llm.server.request_record import record_of_request
-from vram_llm.server.sampling_defaults import sampling_defaults
 
 _EMBEDS = "makes embeddings: POST /v1/embeddings"
 
@@ -56,7 +55,7 @@ class ServingContext:
             raise Unavailable(f"The engine has ended and will not come back: {detail or 'see the log'}")
 
     def model(self, name: str | None) -> ModelInfo:
-        """The model for a request, with the name for its answer and its default sampling.
+        """The model for a request, with the name for its answer.
 
         No name, or an empty one, means the served model. An alias is also the name in the answer. Names of
         `adapters_by_name` mean other adapters. Any other name means the served model too, unless
@@ -65,11 +64,8 @@ class ServingContext:
         """
         self.check_accepts()
         info = self.loaded_model()
-        info = replace(
-            info,
-            sampling=tuple(sampling_defaults(info, self.config).items()),
-            adapters_used=self.engine.adapters if info.pooling is None else info.adapters_used,
-        )
+        if info.pooling is None and self.engine.adapters != info.adapters_used:
+            info = replace(info, adapters_used=self.engine.adapters)
         info = self.named(info, name) if name else info
         key = current_key.get()
         if not key.may_use(info.name):
