@@ -102,7 +102,7 @@ def make_plan(
         context_prices=_context_prices(profile, machine, workload, chosen, prices),
         notes=(
             *split.notes,
-            *(() if split.shares_tensors else explain.notes(profile, machine, chosen, more)),
+            *explain.notes(profile, machine, chosen, None if split.shares_tensors else more),
             *_notes(profile, machine, workload, chosen, companions),
         ),
         serving=_serving(workload.serving, profile, chosen, machine),

@@ -82,6 +82,13 @@ def test_two_equal_cards_with_quick_sums_share_every_layer(llama: ModelProfile) 
     assert "for 64 sums of the devices, 20.8 us each (measured)" in notes(plan)
 
 
+def test_a_tensor_split_has_the_notes_of_the_machine(llama: ModelProfile) -> None:
+    two = replace(rig(800, 800), notes=("the link of GPU1 is slower than when it was calibrated",))
+    plan = planned(llama, two)
+    assert plan.placement.split_mode is SplitMode.TENSOR
+    assert two.notes[0] in plan.notes
+
+
 def test_the_faster_card_has_the_larger_share(llama: ModelProfile) -> None:
     first, second = planned(llama, rig(900, 300, gib=8)).placement.tensor_split
     assert 2.3 < first / second < 4
