@@ -10,10 +10,12 @@ from vram_llm.planner.speed_notes import speed_notes
     [
         (
             "RX 7900 XTX",
-            "the speed of AMD Radeon RX 7900 XTX (GPU0) is between ROCm's and Vulkan's; name one, as in "
-            '"AMD Radeon RX 7900 XTX@Vulkan"',
+            "the speed of AMD Radeon RX 7900 XTX (GPU0) is Vulkan's, as no back end is named; for ROCm's, "
+            'write "AMD Radeon RX 7900 XTX@ROCm"',
         ),
         ("RX 7900 XTX@ROCm", None),
+        ("RX 7900 XTX@Vulkan", None),
+        ("Instinct MI100", None),
         ("RTX 4090", None),
         (
             "24GB",
@@ -26,6 +28,6 @@ def test_notes_on_described_cards(rig: str, note: str | None) -> None:
     machine = what_if([rig])
     notes = speed_notes(machine, placement_from_counts(["GPU0"], [32], 32))
     assert notes == (() if note is None else (note,))
-    if note is not None and "@Vulkan" in note:
-        named = note.rpartition("as in ")[2].strip('"')
+    if note is not None and "@ROCm" in note:
+        named = note.rpartition("write ")[2].strip('"')
         assert speed_notes(what_if([named]), placement_from_counts(["GPU0"], [32], 32)) == ()

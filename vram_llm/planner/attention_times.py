@@ -10,7 +10,7 @@ from vram_llm.machine.types import DeviceKind
 from vram_llm.model.layer_bytes import Layer
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES
-from vram_llm.planner.attention_size import attention_flops, cache_bytes, score_bytes
+from vram_llm.planner.attention_size import attention_flops, cache_bytes, score_bytes, seen_tokens
 from vram_llm.planner.layer_times import Heads, PlaceTimes
 from vram_llm.planner.memory.flash_attention import uses_flash_attention
 from vram_llm.planner.types import Context
@@ -28,15 +28,24 @@ class AttentionTimes:
 
     def decode_s(self, times: PlaceTimes, layer: Layer, rows: int, depth: int) -> float:
         """Seconds of a decode step of `rows` streams, each over a cache of `depth` tokens."""
-        flops = rows * attention_flops(self._profile, layer, depth)
+        tokens = seen_tokens(self._profile, layer, depth)
+        flops = rows * attention_flops(self._profile, layer, tokens)
         n_bytes = rows * cache_bytes(self._profile, self._context, layer, depth)
-        return times.attention_s(flops, n_bytes, quantized=self._quantized, is_flash=self.is_flash)
+        seconds = times.attention_s(
+            flops, n_bytes, self._heads, quantized=self._quantized, is_flash=self.is_flash
+        )
+        least_s = times.least_attention_s(tokens, is_flash=self.is_flash)
+        return max(seconds, least_s) if flops else 0.0
 
     def prompt_s(self, times: PlaceTimes, layer: Layer, rows: int, depth: int) -> float:
-        """Seconds of a micro-batch of `rows` tokens of one sequence, over `depth` earlier ones on average."""
+        """Seconds of a micro-batch of `rows` tokens of one sequence, over `depth` earlier ones on average.
+
+        A layer with a window has cells for that and for the micro-batch; some kernels compute with all.
+        """
+        tokens = seen_tokens(self._profile, layer, depth, masked=0 if times.skips_masked else rows)
         seconds = times.prompt_attention_s(
-            rows * attention_flops(self._profile, layer, depth), self._heads, quantized=self._quantized
+            rows * attention_flops(self._profile, layer, tokens), self._heads, quantized=self._quantized
         )
         if self.is_flash:
             return seconds
-        return seconds + times.scores_s(rows * score_bytes(self._profile, layer, depth))
+        return seconds + times.scores_s(rows * score_bytes(self._profile, layer, tokens))

@@ -126,6 +126,11 @@ class PlaceTimes:
         share = place.speed.expert_read_share
         self._expert_read_share = 1.0 if share is None else share.value
 
+    @property
+    def skips_masked(self) -> bool:
+        """Whether attention of a prompt skips cells that lie before all windows of some rows."""
+        return self._figures.skips_masked
+
     def overhead_s(self, parts: Sequence[Part]) -> float:
         """Seconds of a layer whatever its bytes: launches on a card, barriers on a processor."""
         n_launches = sum(self._figures.launches[part] for part in parts) if parts else 1.0
@@ -164,12 +169,21 @@ class PlaceTimes:
             for part in weights
         )
 
-    def attention_s(self, flops: float, cache_bytes: float, *, quantized: bool, is_flash: bool) -> float:
+    def attention_s(
+        self, flops: float, cache_bytes: float, heads: Heads, *, quantized: bool, is_flash: bool
+    ) -> float:
         """Seconds of decode rows over their caches: reading, or a processor's arithmetic."""
         read_s = cache_bytes / self.speed.read_bytes_per_s.value
         if self.kind is None:
             return max(read_s, self._attention_s(flops, quantized))
-        return read_s / (self._figures.cache_share if is_flash else self._figures.plain_cache_share)
+        if is_flash:
+            return read_s / self._figures.cache_share
+        n_reads = heads.per_kv if self._figures.plain_rereads else 1
+        return n_reads * read_s / self._figures.plain_cache_share
+
+    def least_attention_s(self, tokens: int, *, is_flash: bool) -> float:
+        """Least seconds of a layer's attention in a decode step, over `tokens` of each stream."""
+        return tokens * (self._figures.cache_token_s if is_flash else self._figures.plain_token_s)
 
     def scores_s(self, n_bytes: float) -> float:
         """Seconds of a micro-batch for scores that are stored: on a card, its passes over them."""

@@ -7,7 +7,8 @@ with D tokens of context each, on one device with L layers:
     weights   active bytes of its layers, of routed experts a share of 1 - (1 - used / all)^sqrt(n); the
               output's bytes if it has the output: each type's bytes / the type's read rate
     context   n * (K and V rows) * D, at most the window if a layer has one, / read rate; on a processor at
-              least attention's operations / its attention rate; recurrent states n times, read and written
+              least attention's operations / its attention rate, on some cards at least a time for each of
+              the D tokens; recurrent states n times, read and written
     flops     2 * active parameters, per row: each type's / the type's row rate
     step      step overhead + layers' launches * layer overhead + weights + context + (n - 1) * flops
               + n * n_embd * 4 / link, once in and once out; the output's device sends n * n_vocab * 4
@@ -31,6 +32,7 @@ each row's attention over D earlier tokens:
     stage     step overhead + L * layer overhead + m * n_embd * 4 / link, twice
               + for each type max(bytes / read rate, m * flops / prompt rate), of the experts that are used
               + m * 2 * heads * (head size of K + of V) * D / attention's rate, for each layer with attention;
+              in a layer with a window, D is at most that, and m more on cards that do not skip masked cells;
               without flash attention also passes * m * heads * D * 4 / read rate: the scores are stored
               + m * recurrent states, read and written / a multiple of the read rate
 

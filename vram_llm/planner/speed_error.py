@@ -21,6 +21,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from vram_llm.machine.card_figures import backend_of_speed
 from vram_llm.machine.card_generation import ChipGeneration, generation_of
 from vram_llm.machine.types import Device, DeviceKind, Host, Source
 from vram_llm.planner.speed_range import SpeedRange
@@ -69,26 +70,26 @@ def _even(decode: float, prompt: float) -> SpeedError:
 
 
 # The lower sides of cards of 2024 and before hold builds of 2024, which lacked CUDA graphs and later kernels.
-_NEWEST_NVIDIA = _error((0.08, 0.08), (0.25, 0.25))
+_NEWEST_NVIDIA = _error((0.06, 0.08), (0.20, 0.22))
 _HBM = _error((0.35, 0.20), (0.35, 0.35))
 _ERRORS = {
     ChipGeneration.BLACKWELL: _NEWEST_NVIDIA,
     ChipGeneration.GB10: _NEWEST_NVIDIA,
-    ChipGeneration.ADA: _error((0.17, 0.08), (0.56, 0.15)),
-    ChipGeneration.AMPERE: _error((0.18, 0.08), (0.50, 0.20)),
+    ChipGeneration.ADA: _error((0.17, 0.07), (0.58, 0.13)),
+    ChipGeneration.AMPERE: _error((0.16, 0.06), (0.50, 0.19)),
     ChipGeneration.AMPERE_HBM: _HBM,
     ChipGeneration.HOPPER: _HBM,
     ChipGeneration.PASCAL: _error((0.20, 0.20), (0.45, 0.30)),
     ChipGeneration.TURING: _error((0.20, 0.20), (0.45, 0.30)),
     ChipGeneration.VOLTA: _error((0.45, 0.20), (0.45, 0.30)),
     ChipGeneration.RDNA3: _error((0.25, 0.20), (0.45, 0.25)),
-    ChipGeneration.RDNA3_5: _error((0.22, 0.17), (0.40, 0.27)),
-    ChipGeneration.RDNA4: _error((0.34, 0.16), (0.50, 0.31)),
+    ChipGeneration.RDNA3_5: _error((0.20, 0.13), (0.35, 0.28)),
+    ChipGeneration.RDNA4: _error((0.30, 0.16), (0.48, 0.29)),
     ChipGeneration.APPLE: _error((0.20, 0.20), (0.60, 0.45)),
     ChipGeneration.APPLE_ULTRA: _even(0.28, 0.45),
 }
 _OLD_AMD = _error((0.30, 0.22), (0.50, 0.35))
-_EITHER_BACKEND = _error((0.38, 0.26), (0.65, 0.43))  # ROCm or Vulkan
+_EITHER_BACKEND = _error((0.45, 0.27), (0.36, 0.68))  # Vulkan's figures, rows of both
 _NVIDIA_ON_VULKAN = _error((0.25, 0.20), (0.45, 0.30))  # one row, by CUDA's figures: the older cards' error
 _UNKNOWN = _error((0.50, 0.30), (0.90, 0.50))
 _CALIBRATED = _even(0.13, 0.25)
@@ -113,7 +114,7 @@ def device_error(place: Device | Host) -> SpeedError:
     generation = generation_of(place)
     if generation is None:
         return _UNKNOWN
-    if place.other_kind is not None:
+    if backend_of_speed(place) is not place.kind:
         return _EITHER_BACKEND
     if place.kind is DeviceKind.VULKAN and place.compute_capability is not None:
         return _NVIDIA_ON_VULKAN

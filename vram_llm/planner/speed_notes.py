@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from vram_llm.machine.assumed_speed import device_link, device_speed, has_assumed_speed, host_speed
+from vram_llm.machine.card_figures import backend_of_speed
 from vram_llm.machine.types import Device, DeviceKind, Machine, Source
 from vram_llm.planner.placed_parts import on_host
 from vram_llm.planner.types import HOST, Placement
@@ -17,7 +18,7 @@ def speed_notes(machine: Machine, placement: Placement) -> tuple[str, ...]:
     workers = [device for device in assumed if device.kind is DeviceKind.RPC]
     cards = [device for device in assumed if device.kind is not DeviceKind.RPC]
     prompts = [device for device in used if device not in assumed and _has_assumed_arithmetic(device)]
-    either = [device for device in used if device.other_kind is not None]
+    either = [device for device in used if backend_of_speed(device) is not device.kind]
     return (
         *_either_note(either),
         *(f"{_speed_of(group)}; {how_to_measure(group)}" for group in (workers, cards) if group),
@@ -54,9 +55,9 @@ def _either_note(devices: Sequence[Device]) -> tuple[str, ...]:
     """A line for described cards that ROCm or Vulkan may drive."""
     if not devices:
         return ()
-    name = devices[0].name
     return (
-        f"the speed of {_names(devices)} is between ROCm's and Vulkan's; name one, as in \"{name}@Vulkan\"",
+        f"the speed of {_names(devices)} is Vulkan's, as no back end is named; for ROCm's, write "
+        f'"{devices[0].name}@ROCm"',
     )
 
 
