@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PlanOnCpu
+from tests.engine.harness import loaded
+from tests.zoo.heads import HEADS
+from tests.zoo.loadable import with_vocabulary, write_loadable
 from vram_llm.errors import BadPlan
 from vram_llm.llama.bindings import has_amx_kernels
 from vram_llm.llama.model import LoadedModel
@@ -61,6 +64,24 @@ def test_threads_run_where_the_mask_says(plan_on_cpu: PlanOnCpu, n_threads_batch
         model.close()
     for logits, wanted in zip(found, expected, strict=True):
         assert logits == pytest.approx(wanted, abs=0.05)
+
+
+@pytest.mark.usefixtures("same_affinity")
+def test_an_mtp_head_computes_on_the_same_cpus(plan_on_cpu: PlanOnCpu, tmp_path: Path) -> None:
+    everywhere = os.sched_getaffinity(0)
+    cpu = max(everywhere)
+    path = write_loadable(with_vocabulary(HEADS["glm4_moe"]()), tmp_path / "model.gguf", "F32")
+    plan = _with(plan_on_cpu(path), ProcessorUse(cpu_range=(cpu,), poll=0), n_threads=2, n_mtp=3)
+    with loaded(plan) as model:
+        head = model.mtp_head
+        assert head is not None
+        _decode(model, [1, 30, 31])
+        os.sched_setaffinity(0, everywhere)
+        head.batch.clear()
+        head.batch.add([30, 31], 0, 0, n_outputs=1)
+        head.batch.hidden[:2] = 0
+        assert head.decode() == 0
+        assert os.sched_getaffinity(0) == {cpu}
 
 
 def test_cpus_that_are_not_here_are_refused(plan_on_cpu: PlanOnCpu) -> None:

@@ -162,7 +162,10 @@ class LoadedModel:
         if not self.plan.context.n_mtp:
             return None
         give_hidden_states(self._ctx, of_all_rows=True)
-        return MtpHead(self._model, self.plan.context)
+        head = MtpHead(self._model, self.plan.context)
+        if self._thread_pools is not None:
+            self._thread_pools.attach(head.ctx)
+        return head
 
     def _read_images(self, servers: Servers) -> ImageReader | None:
         """The plan's projector, on its device; None if the plan has none."""

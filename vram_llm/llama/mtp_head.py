@@ -37,40 +37,40 @@ class MtpHead:
     def __init__(self, model: int, context: Context) -> None:
         """Make the head's context for `model`, whose own is `context`. Raises ModelRefused, NotBuilt."""
         own = head_context(context)
-        self._ctx = make_context(model, context)
+        self.ctx = make_context(model, context)
         self.n_embd = int(C.llama_model_n_embd_out(model))
         self.n_vocab = int(C.llama_vocab_n_tokens(C.llama_model_get_vocab(model)))
         self.can_share = own.kv_unified and C.llama_model_n_swa(model) == 0
         self.most_drafted = context.n_mtp
         self.n_sequences = own.parallel
-        self.cells = Cells(self._ctx, model)
+        self.cells = Cells(self.ctx, model)
         self.batch = TokenBatch(own.n_batch, self.n_embd)
         self.note_batch: Callable[[int], None] = lambda _: None  # called with the rows of each batch
 
     def decode(self) -> int:
         """Run the batch and wait for it; the results are those of LoadedModel.decode."""
         self.note_batch(self.batch.n_rows)
-        status = int(C.llama_decode(self._ctx, self.batch.struct))
-        C.llama_synchronize(self._ctx)
+        status = int(C.llama_decode(self.ctx, self.batch.struct))
+        C.llama_synchronize(self.ctx)
         return status
 
     def likeliest(self, row: int, n_vocab: int) -> int:
         """The most likely of the first `n_vocab` tokens after batch row `row`, which has logits."""
-        floats = (ctypes.c_float * self.n_vocab).from_address(_logits_address(self._ctx, row))
+        floats = (ctypes.c_float * self.n_vocab).from_address(_logits_address(self.ctx, row))
         return int(np.ctypeslib.as_array(floats)[:n_vocab].argmax())
 
     def hidden(self, row: int) -> HiddenStates:
         """The head's hidden state of a row with logits: a view, shape (n_embd,), until the next decode."""
-        floats = (ctypes.c_float * self.n_embd).from_address(b.hidden_state(self._ctx, row))
+        floats = (ctypes.c_float * self.n_embd).from_address(b.hidden_state(self.ctx, row))
         return np.ctypeslib.as_array(floats)
 
     def memory_use(self) -> dict[int | None, MemoryUse]:
         """Bytes of cache and compute by ggml device; None: the host. The model has the weights."""
-        return context_use(self._ctx)
+        return context_use(self.ctx)
 
     def close(self) -> None:
         """Free the context."""
-        C.llama_free(self._ctx)
+        C.llama_free(self.ctx)
 
 
 def make_context(model: int, context: Context) -> int:

@@ -43,7 +43,7 @@ def use_numa(numa: Numa | None) -> None:
 
 
 class ThreadPools:
-    """The pools of a context. Call `close` after the context is freed."""
+    """The pools of contexts that compute one after the other. Call `close` after the contexts are freed."""
 
     def __init__(self, ctx: int, context: Context) -> None:
         """Attach the pools that `context` asks for; none if they are as llama.cpp's own.
@@ -51,6 +51,7 @@ class ThreadPools:
         Raises BadPlan if the system does not allow them, NotBuilt if this llama.cpp cannot make them.
         """
         self._pools: list[int] = []
+        self._attached: tuple[int, int | None] | None = None  # for steps of one token, and of several
         if not context.processor.has_pools:
             return
         if _new_pool is None:
@@ -63,7 +64,13 @@ class ThreadPools:
         n_batch = context.n_threads_batch or context.n_threads
         is_shared = one == several and n_batch == context.n_threads
         batch = None if is_shared else self._make(several, n_batch, is_paused=False)
-        _attach(ctx, self._make(one, context.n_threads, is_paused=not is_shared), batch)
+        self._attached = self._make(one, context.n_threads, is_paused=not is_shared), batch
+        self.attach(ctx)
+
+    def attach(self, ctx: int) -> None:
+        """Let another context compute with them, if there are any."""
+        if self._attached is not None:
+            _attach(ctx, *self._attached)
 
     def _make(self, pool: ThreadPool, n_threads: int, *, is_paused: bool) -> int:
         params = _PoolParams()
