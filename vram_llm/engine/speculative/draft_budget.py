@@ -36,6 +36,7 @@ class DraftCostModel:
         self.acceptance_rate = _FIRST_RATE  # of draft tokens whose predecessors were accepted
         self._n_checked = 0
         self._token_s: float | None = None  # of the draft model, to draft a token for one stream
+        self._is_first_run = True  # of the draft model
         self._follow_s: float | None = None  # of the draft model, to read a row
         self._credit_s: float | None = None
         self._n_accepted = 0
@@ -99,8 +100,16 @@ class DraftCostModel:
         self._follow_s = robust_mean(self._follow_s, seconds / n_rows)
 
     def observe_drafting(self, n_drafted: int, seconds: float) -> None:
-        """The draft model drafted `n_drafted` tokens, one for each stream, in `seconds`."""
-        self._token_s = robust_mean(self._token_s, seconds / n_drafted)
+        """The draft model drafted `n_drafted` tokens, one for each stream, in `seconds`.
+
+        The first run is not counted: a device may load kernels for it. A token counts as one of the model at
+        most: then drafts do not pay anyway, and another program that disturbs a run counts for little.
+        """
+        if self._is_first_run:
+            self._is_first_run = False
+            return
+        token_s = min(seconds / n_drafted, self._cost.token_s or seconds)
+        self._token_s = robust_mean(self._token_s, token_s)
 
     def spend(self, n_drafted: int, seconds: float) -> None:
         """Take credit for a trial of `n_drafted` tokens, for which the draft model took `seconds`."""

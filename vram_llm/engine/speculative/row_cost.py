@@ -20,6 +20,7 @@ class RowCost:
         self._plain_s, self._n_streams = 0.0, 1  # the last steps without drafts
         self._row_s, self._n_seen = 0.0, 0
         self._quick_row_s: float | None = None
+        self._is_first = True  # no step with drafts was seen
         self._n_since = 0  # steps with drafts since one without
 
     def is_fresh(self, n_streams: int) -> bool:
@@ -44,17 +45,22 @@ class RowCost:
         return min(self._quick_row_s, self.token_s)
 
     def observe(self, n_streams: int, n_drafted: int, seconds: float) -> None:
-        """A step with a token for each of `n_streams` and `n_drafted` draft tokens took `seconds`."""
+        """A step with a token for each of `n_streams` and `n_drafted` draft tokens took `seconds`.
+
+        The first step with drafts tells nothing of a row: a device may load kernels for it.
+        """
         if not n_drafted:
             weight = _NEWEST if n_streams == self._n_streams and self._plain_s else 1.0
             self._plain_s += weight * (seconds - self._plain_s)
             self._n_streams, self._n_since = n_streams, 0
+        elif self._is_first:
+            self._is_first = False
         elif n_streams == self._n_streams and self._plain_s:
             self._n_seen += 1
             self._n_since += 1
             row_s = max(seconds - self._plain_s, 0.0) / n_drafted
             self._row_s += max(1 / self._n_seen, _NEWEST) * (row_s - self._row_s)
-            self._quick_row_s = robust_mean(self._quick_row_s, row_s)
+            self._quick_row_s = robust_mean(self._quick_row_s, min(row_s, self.token_s))
         self.gain = self._gain(n_streams)
 
     def learn(self, n_drafted: int, n_accepted: int) -> None:
