@@ -8,8 +8,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests import zoo
+from tests.zoo.heads import HEADS
 from vram_llm.cli.analyze import command
-from vram_llm.errors import MissingShard, ModelNotFound
+from vram_llm.errors import MissingShard, ModelFileError, ModelNotFound
+from vram_llm.machine.types import Machine
+from vram_llm.planner.types import Workload
+from vram_llm.workflows import detection, planning
 
 
 def analyze(*args: str | Path, columns: int = 80) -> Result:
@@ -122,3 +126,18 @@ def test_json_is_made_without_heavy_imports(tmp_path: Path) -> None:
     args = [sys.executable, "-c", code, str(path), "--json"]
     done = subprocess.run(args, capture_output=True, check=True, text=True)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("arch", ["eagle3", "qwen35"])
+def test_a_draft_head_in_a_file_of_its_own_is_named(arch: str, tmp_path: Path) -> None:
+    """It is analysed, and neither planned nor served: it lacks what llama.cpp needs of a model."""
+    model = HEADS["qwen35"]()
+    model.arch = arch
+    model.tensors = {name: shape for name, shape in model.tensors.items() if not name.startswith("blk.0.")}
+    kind = {"eagle3": "an EAGLE-3 head", "qwen35": "an MTP head without its model"}[arch]
+    path = zoo.write(model, tmp_path / "head.gguf")
+    assert f"no model       {kind}, which drafts for its model" in analyze(path, columns=120).stdout
+    assert json.loads(analyze(path, "--json").stdout)["draft_head"] == kind
+    with pytest.raises(ModelFileError, match=f"head.gguf is {kind}, which only drafts for its model"):
+        planning.plan(str(path), Machine(devices=(), host=detection.detect().host), Workload())

@@ -47,6 +47,8 @@ def test_nothing_drafts_here_for_a_model_that_cannot_rewind() -> None:
     [
         ("eagle3", "blk.0.attn_norm.weight", "an EAGLE-3 head"),
         ("dflash", "blk.0.attn_norm.weight", "a DFlash head"),
+        ("dflash", "markov_w1.weight", "a DSpark head"),
+        ("gemma4-assistant", "blk.0.attn_norm.weight", "a Gemma 4 assistant head"),
         ("qwen35", "blk.4.nextn.eh_proj.weight", "an MTP head without its model"),
         ("qwen35", "blk.0.attn_norm.weight", None),
     ],

@@ -116,6 +116,8 @@ def _fact_rows(profile: "ModelProfile") -> Iterator[tuple[str, str]]:
     n_files, n_layers = len(profile.shards), profile.n_layers
     files = f" in {n_files} files" if n_files > 1 else ""
     yield "architecture", profile.architecture
+    if profile.draft_head is not None:
+        yield "no model", f"{profile.draft_head}, which drafts for its model and is not used here"
     decimal = f" ({profile.total_bytes / 1e9:,.2f} GB)" if profile.total_bytes >= 1e9 else ""
     yield "size", f"{format_bytes(profile.total_bytes)}{decimal}{files}"
     yield "parameters", _parameters(profile.parameters)

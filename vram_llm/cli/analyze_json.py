@@ -52,6 +52,7 @@ class AnalyzedModel:
     tied_output: bool
     active_bytes_per_token: int
     kv_bytes_per_token: int
+    draft_head: str | None  # its kind, if the file has a draft head alone and is no model
     shards: tuple[AnalyzedShard, ...]
     layers: tuple[AnalyzedLayer, ...]
 

@@ -6,6 +6,7 @@ Source of the comparison: common_speculative_are_compatible in common/speculativ
 from dataclasses import dataclass
 from typing import TypeVar
 
+from vram_llm.model.file_kind import draft_head_of
 from vram_llm.model.gguf import SkippedArray
 from vram_llm.model.header import Header
 from vram_llm.model.profile import ModelProfile
@@ -30,19 +31,9 @@ class DraftFacts:
     can_rewind: bool  # its last tokens can be taken back
 
 
-_HEADS = {
-    "eagle3": "an EAGLE-3 head",
-    "dflash": "a DFlash head",
-    "gemma4-assistant": "a Gemma 4 assistant head",
-}  # general.architecture of drafts that read the model's hidden states
-
-
 def head_refusal(draft: Header) -> str | None:
     """Why a file that is no whole model cannot draft, by its kind, and what to try; None if it is a model."""
-    arch, names = draft.metadata.get("general.architecture"), {tensor.name for tensor in draft.tensors}
-    kind = _HEADS.get(arch) if isinstance(arch, str) else None
-    if kind is None and any(".nextn." in name for name in names) and "blk.0.attn_norm.weight" not in names:
-        kind = "an MTP head without its model"
+    kind = draft_head_of(draft)
     if kind is None:
         return None
     return (

@@ -33,3 +33,22 @@ def kind_of(header: Header) -> FileKind:
     if kind == "imatrix":
         return FileKind.IMATRIX
     return FileKind.MODEL if header.tensors else FileKind.VOCABULARY
+
+
+_HEADS = {
+    "eagle3": "an EAGLE-3 head",
+    "dflash": "a DFlash head",
+    "gemma4-assistant": "a Gemma 4 assistant head",
+}  # general.architecture of drafts that read the model's hidden states
+
+
+def draft_head_of(header: Header) -> str | None:
+    """The kind of a file with a draft head alone, which reads a model's hidden states; None: another file."""
+    architecture = header.metadata.get("general.architecture")
+    names = {tensor.name for tensor in header.tensors}
+    if architecture == "dflash" and "markov_w1.weight" in names:
+        return "a DSpark head"  # common_speculative_types_from_gguf of common/speculative.cpp
+    if isinstance(architecture, str) and architecture in _HEADS:
+        return _HEADS[architecture]
+    has_block = any(".nextn." in name for name in names)
+    return "an MTP head without its model" if has_block and "blk.0.attn_norm.weight" not in names else None

@@ -8,7 +8,7 @@ from vram_llm.model import rules
 from vram_llm.model.adapter import Adapter, read_adapter
 from vram_llm.model.control_vector import control_vector_weights
 from vram_llm.model.file_identity import FileIdentity
-from vram_llm.model.file_kind import FileKind, kind_of
+from vram_llm.model.file_kind import FileKind, draft_head_of, kind_of
 from vram_llm.model.gguf import SkippedArray, TensorInfo
 from vram_llm.model.header import Header, Shard
 from vram_llm.model.layer_bytes import Layer, layer_bytes
@@ -84,6 +84,7 @@ class ModelProfile:
     total_bytes: int
     active_bytes_per_token: int
     shards: tuple[Shard, ...]
+    draft_head: str | None = None  # the kind of a head in a file of its own, which is no model
     can_map: bool = True  # false where llama.cpp aborts if weights on the host are mapped from the file
     rope: RopeFacts = UNSCALED
     overrides: tuple[MetadataOverride, ...] = ()  # of the file's metadata
@@ -173,6 +174,7 @@ def profile(header: Header) -> ModelProfile:
         total_bytes=sum(tensor.n_bytes for tensor in header.tensors),
         active_bytes_per_token=_active_bytes(layers, outside, tied),
         shards=header.shards,
+        draft_head=draft_head_of(header),
         can_map=_can_map(header),
         rope=read_rope(keys),
         overrides=header.overrides,

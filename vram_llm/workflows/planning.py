@@ -172,7 +172,13 @@ class PlannedFiles:
         header = with_overrides(read_header(resolve(model)), workload.kv_overrides)
         loras = tuple(read_header(lora.path) for lora in workload.loras)
         vectors = tuple(read_header(vector.path) for vector in workload.control_vectors)
-        own = with_control_vectors(with_adapters(profile(header), loras), vectors)
+        base = profile(header)
+        if base.draft_head is not None:
+            raise ModelFileError(
+                f"{header.path.name} is {base.draft_head}, which only drafts for its model; give the model's "
+                "own file"
+            )
+        own = with_control_vectors(with_adapters(base, loras), vectors)
         own = with_rope(own, workload.rope)
         nearby = nearby_files(header, own, workload)
         draft = None if workload.draft in (None, MTP) else read_header(resolve(workload.draft))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vram_llm.errors import EngineDied, ModelNotFound, ModelRefused, NotBuilt, RemoteError, VramLLMError
 from vram_llm.model import hub
-from vram_llm.model.file_kind import FileKind, kind_of
+from vram_llm.model.file_kind import FileKind, draft_head_of, kind_of
 from vram_llm.model.header import Header, read_local_header
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.known_arrays import KnownArrays
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 8  # headers read at the same time
 _MOST_ASKED = 4  # quantisations of a model that the dry run places
-_DRAFT_ARCHITECTURES = ("eagle3", "dflash")  # src/llama-arch.cpp
 _ANALYTIC = "analytic"
 
 
@@ -245,8 +244,7 @@ def _size(row: Quantization) -> int:
 
 def _is_whole_model(header: Header) -> bool:
     """Whether a file is a model of its own: no adapter, projector or draft head."""
-    is_draft = header.metadata.get("general.architecture") in _DRAFT_ARCHITECTURES
-    return kind_of(header) is FileKind.MODEL and not is_draft
+    return kind_of(header) is FileKind.MODEL and draft_head_of(header) is None
 
 
 def _identity(own: ModelProfile) -> tuple[object, ...]:
