@@ -40,7 +40,7 @@ class _Simulation:
         """Until the next token."""
         name = min(self.running, key=lambda name: self.running[name][0])
         self.now, left = self.running[name]
-        self.times.note_tokens([(name, 1)], self.now)
+        self.times.note_tokens(name, 1, self.now)
         if left > 1:
             self.running[name] = [self.now + self.random.uniform(0.03, 0.08), left - 1]
             return
@@ -90,8 +90,8 @@ def test_of_one_client() -> None:
     assert [times.n_of(client) for client in ("ann", "bob", "eve")] == [2, 1, 0]
     assert (times.n_clients("ann"), times.n_clients("eve")) == (2, 3)
     for at in range(1, 6):
-        times.note_tokens([("a", 1)], float(at))
-        times.note_tokens([("b", 1)], float(at))
+        times.note_tokens("a", 1, float(at))
+        times.note_tokens("b", 1, float(at))
     assert times.seconds_until_done(1, 5.0, "ann") == pytest.approx(5)
     assert times.seconds_until_done(1, 5.0, "bob") == pytest.approx(15)
     assert times.seconds_until_done(2, 5.0) == pytest.approx(6)  # one that waits; nothing has ended yet

@@ -30,7 +30,7 @@ class Recorder:
             self.requests.add(wire.Submit(request), self.got[name].append, n_deaths)
 
     def token(self, name: str, token: int = 7, ending: FinishReason | None = None) -> None:
-        self.requests.deliver([TokenEvent(id=name, token_ids=(token,), finish_reason=ending)])
+        self.requests.deliver(TokenEvent(id=name, token_ids=(token,), finish_reason=ending))
 
     def die(self) -> None:
         self.requests.note_death(FAILURE)
@@ -78,11 +78,11 @@ def test_how_a_trial_ends(how: str) -> None:
     recorder.die()
     recorder.restart()
     if how == "a last event":
-        recorder.requests.deliver([TokenEvent(id="a", finish_reason=FinishReason.ERROR)])
+        recorder.requests.deliver(TokenEvent(id="a", finish_reason=FinishReason.ERROR))
     elif how == "a cancel":
         recorder.requests.drop("a")
     else:
-        recorder.requests.deliver([TokenEvent(id="a", prompt_done=3)])  # no sign that it is past the place
+        recorder.requests.deliver(TokenEvent(id="a", prompt_done=3))  # no sign that it is past the place
     assert ("b" in recorder.names) == (how != "a progress event")
 
 
@@ -169,7 +169,7 @@ def test_an_answer_whose_time_is_over_keeps_the_tokens_of_a_dead_engine(when: st
     recorder = Recorder()
     recorder.add("a", whole=True)
     recorder.add("new")
-    recorder.requests.deliver([TokenEvent(id="a", token_ids=(7,), prompt_tokens=5, cached_tokens=3)])
+    recorder.requests.deliver(TokenEvent(id="a", token_ids=(7,), prompt_tokens=5, cached_tokens=3))
     recorder.token("a")
     recorder.requests.note_end()
     if when != "ended":
@@ -178,7 +178,7 @@ def test_an_answer_whose_time_is_over_keeps_the_tokens_of_a_dead_engine(when: st
         recorder.restart()
         assert recorder.requests.finish("a")
         late = TokenEvent(id="a", finish_reason=FinishReason.ERROR, error_code=RequestTimeout.code, error="")
-        recorder.requests.deliver([late])
+        recorder.requests.deliver(late)
     else:
         assert not recorder.requests.finish("new")
         assert recorder.requests.finish("a")

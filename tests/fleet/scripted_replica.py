@@ -66,8 +66,8 @@ class ScriptedReplica:
     def finish(self, request_id: str, cached: int = 0) -> None:
         """The whole answer of a request."""
         self.in_flight.deliver(
-            [TokenEvent(id=request_id, token_ids=(1,), prompt_tokens=100, cached_tokens=cached,
-                        completion_tokens=1, finish_reason=FinishReason.STOP)]
+            TokenEvent(id=request_id, token_ids=(1,), prompt_tokens=100, cached_tokens=cached,
+                       completion_tokens=1, finish_reason=FinishReason.STOP)
         )  # fmt: skip
 
     def change(self, state: EngineState) -> None:

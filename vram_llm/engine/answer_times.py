@@ -75,15 +75,14 @@ class AnswerTimes:
         """How long a request in flight waited in the queue before its first token."""
         return self._answers[request_id].queue_s
 
-    def note_tokens(self, counts: Iterable[tuple[str, int]], now: float) -> None:
-        """Answers, by id, have so many tokens more. Those that have ended meanwhile do not count."""
-        for request_id, n_tokens in counts:
-            if (answer := self._answers.get(request_id)) is None:
-                continue
-            if not answer.n_tokens and n_tokens:
-                answer.first_at = now
-                self._first_token_s.add(now - answer.started_at)
-            answer.n_tokens += n_tokens
+    def note_tokens(self, request_id: str, n_tokens: int, now: float) -> None:
+        """An answer has `n_tokens` more; one that has ended meanwhile does not count."""
+        if (answer := self._answers.get(request_id)) is None:
+            return
+        if not answer.n_tokens and n_tokens:
+            answer.first_at = now
+            self._first_token_s.add(now - answer.started_at)
+        answer.n_tokens += n_tokens
 
     def end(self, request_id: str, now: float, *, is_whole: bool) -> None:
         """A request has ended; `is_whole`: with its whole answer."""

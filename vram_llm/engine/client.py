@@ -313,18 +313,17 @@ class EngineClient(EngineProcess):
                 self._n_unreported += len(tokens)
                 self._tick_ids = ids or self._tick_ids
                 self._metrics.note_tick(ids, now := time.monotonic())
-                self._times.note_tokens(((i, 1) for i in self._tick_ids), now)
-                columns = zip(self._tick_ids, texts, tokens, strict=True)
-                self.in_flight.deliver(
-                    TokenEvent(id=i, text=text, token_ids=(token,)) for i, text, token in columns
-                )
+                for request_id, text, token in zip(self._tick_ids, texts, tokens, strict=True):
+                    self._times.note_tokens(request_id, 1, now)
+                    self.in_flight.deliver(TokenEvent(id=request_id, text=text, token_ids=(token,)))
             case wire.StepEvents(events, stats):
                 self.stats, self._n_unreported = stats, 0
                 self._metrics.note_events(events, now := time.monotonic())
-                self._times.note_tokens(((event.id, len(event.token_ids)) for event in events), now)
                 if self._recent.grows(now):
                     self._recent.note(_load_counts(self.totals, self._metrics.histograms), now)
-                self.in_flight.deliver(events)
+                for event in events:
+                    self._times.note_tokens(event.id, len(event.token_ids), now)
+                    self.in_flight.deliver(event)
             case wire.Waiting(ids):
                 self.in_flight.waiting = frozenset(ids)
                 self._times.note_waiting(ids, now := time.monotonic())

@@ -11,7 +11,7 @@ ends with HandedOver, and whoever catches it submits the request elsewhere, wher
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -167,27 +167,26 @@ class RequestsInFlight:
         if request.is_sent and self._has_engine:
             self._send(wire.Finish(request_id))
         elif request.written:
-            self.deliver([request.cut_off])
+            self.deliver(request.cut_off)
         else:
             return False
         return True
 
-    def deliver(self, events: Iterable[TokenEvent]) -> None:
-        """Pass on events. Those of requests that were cancelled meanwhile are dropped."""
-        for event in events:
-            request = self._requests.get(event.id)
-            if request is None:
-                continue
-            request.tokens += event.token_ids
-            if event.prompt_tokens:
-                request.counts = event.prompt_tokens, event.cached_tokens
-            if event.error_code == RequestTimeout.code and request.written:  # all are of an earlier engine
-                event = request.cut_off
-            if event.finish_reason is not None:
-                del self._requests[event.id]
-            request.settle(event)
-            if request is self._on_trial and (event.token_ids or event.finish_reason is not None):
-                self._end_trial(request)
+    def deliver(self, event: TokenEvent) -> None:
+        """Pass on an event. One of a request that was cancelled meanwhile is dropped."""
+        request = self._requests.get(event.id)
+        if request is None:
+            return
+        request.tokens += event.token_ids
+        if event.prompt_tokens:
+            request.counts = event.prompt_tokens, event.cached_tokens
+        if event.error_code == RequestTimeout.code and request.written:  # all are of an earlier engine
+            event = request.cut_off
+        if event.finish_reason is not None:
+            del self._requests[event.id]
+        request.settle(event)
+        if request is self._on_trial and (event.token_ids or event.finish_reason is not None):
+            self._end_trial(request)
 
     def answer(self, answer: wire.Answer) -> None:
         """Pass on the answer to a question."""
