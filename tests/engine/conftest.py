@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import PlanOnCpu
 from tests.engine.harness import Start, engine_processes, starting
 from tests.patience import soon
-from vram_llm.engine import stats_recorder
+from vram_llm.engine import batch_runner, stats_recorder, steady_decode
 from vram_llm.engine.client import EngineClient
 
 
@@ -18,7 +18,8 @@ def even_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     how many drafts share a batch: on a busy machine it would decide otherwise.
     """
     milliseconds = count()
-    monkeypatch.setattr(stats_recorder, "perf_counter", lambda: next(milliseconds) / 1000)
+    for module in (batch_runner, stats_recorder, steady_decode):
+        monkeypatch.setattr(module, "perf_counter", lambda: next(milliseconds) / 1000)
 
 
 @pytest.fixture

@@ -37,10 +37,9 @@ each row's attention over D earlier tokens:
               + m * recurrent states, read and written / a multiple of the read rate
 
 On cards, the prompt rate grows with the rows of a product: a = m rows of dense weights run at a / (a + half)
-of it, r = m * used / all rows of an expert at share * r / (r + half). Tokens share
-experts: m of them use as many as sqrt(m) independent ones would. (Prompts of gpt-oss-120b with experts sent
-to an RTX 3090, published 2025: 0.58, 0.65 and 0.79 of them at 512, 2048 and 8192 tokens; several streams on a
-GB10, 2025-11.)
+of it, r = m * used / all rows of an expert at share * r / (r + half). Tokens share experts: m of them use as
+many as sqrt(m) independent ones would. (Prompts of gpt-oss-120b with experts sent to an RTX 3090, published
+2025: 0.58, 0.65 and 0.79 of them at 512, 2048 and 8192 tokens; several streams on a GB10, 2025-11.)
 
 With op_offload and 32 rows or more, weights on the host, of whole layers and of moved parts, are sent to the
 first device that is no RPC worker, once for each micro-batch, and that device computes:
