@@ -77,3 +77,10 @@ def test_it_follows_a_device_that_slows_down() -> None:
         rows = budget.prefill_rows(8, 1)
         budget.observe(8, rows, 0.010 + rows * 0.004)
     assert (before, budget.prefill_rows(8, 1)) == (120, 120)
+
+
+def test_only_steps_known_to_be_short_are_brief() -> None:
+    assert not _prefill_budget((1, 0, 0.005)).is_brief(1)  # nothing is known of prompts
+    budget = _prefill_budget((0, 100, 0.1))
+    assert budget.is_brief(99)
+    assert not budget.is_brief(101)

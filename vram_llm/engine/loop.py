@@ -45,8 +45,9 @@ class Loop:
 
     `draft` is a model with the same vocabulary that drafts tokens; `model` must be able to rewind. Without it
     the model's own MTP head drafts, if it is loaded.
-    `send` gets Waiting before each step where other requests wait, SlotStates after each step where the
-    numbered slots have changed, and SlotDone from any thread.
+    `send` gets Waiting before each step where other requests wait, SlotStates where the numbered slots have
+    changed, and SlotDone from any thread. `post`, if given, gets SlotStates that can wait for the next
+    message.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Loop:
         model: LoadedModel,
         draft: LoadedModel | None = None,
         send: Callable[[wire.FromEngine], None] = lambda _: None,
+        post: Callable[[wire.FromEngine], None] | None = None,
     ) -> None:
         context, target_s = model.plan.context, model.plan.serving.itl_target_ms / 1000
         self.recorder = StatsRecorder()
@@ -71,7 +73,7 @@ class Loop:
             self._cache, costs.prefill, context.parallel, model.n_batch, context.n_outputs,
             lambda ids: send(wire.Waiting(ids)),
         )  # fmt: skip
-        self.slot_actions = SlotActions(model, self._cache, self._scheduler.slots, send)
+        self.slot_actions = SlotActions(model, self._cache, self._scheduler.slots, send, post or send)
         self._runner = BatchRunner(model, self._cache, self._scheduler, costs, self.recorder)
         self.threads = TokenizerThreads()
         self._new = NewRequests(model, self._device_slots, row_cost, costs.drafts, self.threads)
@@ -176,7 +178,7 @@ class Loop:
             self._commit_steady()
             chunks = [Chunk(sequence, sequence.n_cached, 1) for sequence in stopped]
             events = [self._deliver(chunk, SampledTokens()) for chunk in chunks]
-        self.slot_actions.report()
+        self.slot_actions.report(at_once=False)
         return tick, events
 
     def _steady_after(self, chunks: list[Chunk]) -> SteadyDecode | None:
@@ -207,11 +209,12 @@ class Loop:
         self._scheduler.make_room()
         groups = by_adapters(self._scheduler.schedule())
         self._scheduler.report_waiting()
-        self.slot_actions.report()
+        n_rows = sum(chunk.count for chunks in groups for chunk in chunks)
+        self.slot_actions.report(at_once=not self._costs.prefill.is_brief(n_rows))
         events = begun + [event for chunks in groups for event in self._run_group(chunks)]
         if len(groups) == 1 and len(groups[0]) == len(self._scheduler.running):
             self._steady = self._steady_after(groups[0])
-        self.slot_actions.report()
+        self.slot_actions.report(at_once=False)
         return events
 
     def _begin(self, new: NewSequence) -> TokenEvent | None:

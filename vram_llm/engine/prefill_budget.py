@@ -11,6 +11,7 @@ _DECODE_SHARE = 5  # a step with prompts may take this many times a step without
 _STRETCH = {2: 6, 1: 10}  # times the target that 2 tiles, or 1, may take: fewer rows cost more each
 _MAX_FOR_MANY = 5  # times the target, if many prompts wait and few streams decode
 _PROBE_EVERY = 16  # steps, then one without prompts measures the streams alone
+_BRIEF_S = 0.1
 _LONE_S = 1.0  # a step of prompts alone; a new request may have to wait for it
 _WEIGHT = 0.3  # of the newest observation
 
@@ -41,6 +42,10 @@ class PrefillBudget:
         before = self._decode_s or 0.0 if n_decode else 0.0
         rows = n_prefill if before or not n_decode else n_prefill + n_decode
         self._row_s = _blend(self._row_s, max(seconds - before, seconds / 10) / rows)
+
+    def is_brief(self, n_rows: int) -> bool:
+        """Whether a step of so many rows is known to take but a moment, so that its end is news enough."""
+        return self._row_s is not None and n_rows * self._row_s < _BRIEF_S
 
     def prefill_rows(self, n_decode: int, n_prompts: int) -> int:
         """The most prompt rows for a step with `n_decode` decode rows; 0 now and then, to measure.

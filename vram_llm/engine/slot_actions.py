@@ -42,7 +42,8 @@ class SlotActions:
     """Orders about the numbered slots of a loop, which wait while a request runs in their slot.
 
     The states in memory are bounded, however many orders wait: one that is written, and one for each slot
-    that is restored. `send` gets SlotDone, from any thread, and SlotStates.
+    that is restored. `send` gets SlotDone, from any thread, and SlotStates; `post` gets SlotStates that can
+    wait for the next message.
     """
 
     def __init__(
@@ -51,11 +52,12 @@ class SlotActions:
         cache: PrefixCache,
         slots: NumberedSlots,
         send: Callable[[wire.FromEngine], None],
+        post: Callable[[wire.FromEngine], None],
     ) -> None:
         self._model = model
         self._cache = cache
         self._slots = slots
-        self._send = send
+        self._send, self._post = send, post
         self.orders: dict[str, _Open] = {}  # that are not done
         self._files = ThreadPoolExecutor(1, "slots")
         self._writing: Future[None] | None = None  # the state that was saved last
@@ -95,14 +97,14 @@ class SlotActions:
                 self._refuse(opened.order, VramLLMError("the host has no memory for the state of this slot"))
         self._read_next()
 
-    def report(self) -> None:
-        """Send the slots' states if they have changed since the last call."""
+    def report(self, *, at_once: bool = True) -> None:
+        """Send the slots' states if they have changed since the last call; else with the next message."""
         slots = self._slots
         if slots.has_changed:
             slots.has_changed = False
             running = {sequence.id: number for number, sequence in slots.running.items()}
             held = [len(slots.held[i].tokens) if i in slots.held else 0 for i in range(slots.n_slots)]
-            self._send(wire.SlotStates(running, held))
+            (self._send if at_once else self._post)(wire.SlotStates(running, held))
 
     def _can_be_done(self, opened: _Open) -> bool:
         if opened.order.slot in self._slots.running:

@@ -51,6 +51,7 @@ class Worker:
     def __init__(self, channel: Channel, heartbeat: Heartbeat) -> None:
         self._channel = channel
         self._heartbeat = heartbeat
+        self._posted: list[wire.FromEngine] = []  # go with the next message
         self._stats_due = 0.0  # when stats are sent, if there are no events before
 
     def run(self) -> None:
@@ -73,7 +74,7 @@ class Worker:
             model.mtp_head.note_batch = self._heartbeat.note_batch
         self._channel.send(wire.Ready(_model_info(model, draft, start.model_name)))
         if start.plan.context.pooling is None:
-            self._generate(Loop(model, draft, self._channel.send), model)
+            self._generate(Loop(model, draft, self._channel.send, self._posted.append), model)
         else:
             self._embed(Embedder(model), model)
 
@@ -172,6 +173,8 @@ class Worker:
         if events or now > self._stats_due:
             self._stats_due = now + _STATS_S
             messages.append(wire.StepEvents(events, loop.stats()))
+        messages += self._posted
+        self._posted.clear()
         if messages:
             self._channel.send(*messages)
 

@@ -13,6 +13,7 @@ from vram_llm.text.overlap import overlap
 _CONTROL, _UNKNOWN, _USER_DEFINED = 1 << 3, 1 << 0, 1 << 4  # llama_token_attr of llama.h
 _LSTRIP, _RSTRIP = 1 << 7, 1 << 8
 _BEFORE = "\x02"  # merges with nothing
+_Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Special(NamedTuple):
@@ -195,7 +196,7 @@ class TextStream:
         self._vocab = vocab
         self._marks = marks
         self._piece = vocab.spelling if show_special else vocab.piece
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = _Decoder("replace")
         self._is_open = False  # inside a character
         self._stop = stop
         self._held = ""

@@ -20,12 +20,17 @@ NewLoop = Callable[..., "SlotLoop"]
 
 
 class SlotLoop(Loop):
-    """A loop that keeps what it sends."""
+    """A loop that keeps what it sends, and counts the messages that could wait for the next."""
 
     def __init__(self, model: LoadedModel) -> None:
         self.sent: list[wire.FromEngine] = []
+        self.n_posted = 0
         self.answered = threading.Event()
-        super().__init__(model, None, self._keep)
+        super().__init__(model, None, self._keep, self._post)
+
+    def _post(self, message: wire.FromEngine) -> None:
+        self.n_posted += 1
+        self._keep(message)
 
     def _keep(self, message: wire.FromEngine) -> None:
         self.sent.append(message)

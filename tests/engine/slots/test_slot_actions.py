@@ -14,7 +14,7 @@ from tests.engine.harness import EXACT, loaded, make_request, run, tokens_of, tu
 from tests.engine.slots.slot_loop import KINDS, PROMPT, NewLoop, SlotLoop, words
 from tests.patience import PATIENCE_S
 from tests.pictures import png
-from vram_llm.engine import slot_actions, wire
+from vram_llm.engine import prefill_budget, slot_actions, wire
 from vram_llm.engine.kv_cache import saved_slots
 from vram_llm.engine.request import Image, TokenEvent
 from vram_llm.engine.slot_order import SlotAction, SlotDone, SlotOrder
@@ -97,6 +97,21 @@ def test_requests_for_one_slot_run_one_after_the_other(new_loop: NewLoop) -> Non
     at_slot_1 = [request_id for running in seen for request_id, slot in running.items() if slot == 1]
     assert list(dict.fromkeys(at_slot_1)) == ["r0", "r1", "r2"]
     assert any("any" in running for running in seen[:2])  # it did not wait for them
+
+
+def test_the_start_of_a_step_is_reported_at_once_unless_it_is_brief(
+    new_loop: NewLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for brief_s, n_posted in ((0.0, 1), (float("inf"), 2)):
+        monkeypatch.setattr(prefill_budget, "_BRIEF_S", brief_s)
+        loop = new_loop()
+        loop.answer(words(3, 50))
+        assert (len(loop.sent), loop.n_posted) == (
+            2,
+            1,
+        )  # the start, before the time of rows is known; the end
+        loop.answer(words(4, 50))
+        assert (len(loop.sent), loop.n_posted) == (4, 1 + n_posted)
 
 
 def test_an_order_waits_for_the_request_in_its_slot(new_loop: NewLoop, tmp_path: Path) -> None:

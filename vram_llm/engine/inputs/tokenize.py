@@ -54,7 +54,8 @@ class PromptTokenizer:
         if not tokens:
             tokens = [self._vocab.bos if self._vocab.bos >= 0 else self._vocab.eos]
         n_vocab = self._vocab.n_tokens
-        if (bad := next((t for t in tokens if not 0 <= t < n_vocab), None)) is not None:
+        if min(tokens) < 0 or max(tokens) >= n_vocab:
+            bad = next(token for token in tokens if not 0 <= token < n_vocab)
             raise RequestError(f"token id {bad} is outside the vocabulary of {n_vocab} tokens", "prompt")
         self.check_room(tokens)
         return tokens

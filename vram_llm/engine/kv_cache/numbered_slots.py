@@ -49,21 +49,32 @@ class NumberedSlots:
         Else it is the slot that holds most of its beginning, as in llama-server, an empty one, or the least
         recently used.
         """
-        wanted = sequence.id_slot
-        free = [number for number in range(self.n_slots) if number not in self.running]
-        number = wanted if wanted in free else max(free, key=lambda i: self._fitness(i, sequence))
+        number = sequence.id_slot
+        if number is None or number in self.running or number >= self.n_slots:
+            number = self._choose(sequence)
         self._n_taken += 1
         self._used[number] = self._n_taken
         self.running[number], sequence.number = sequence, number
         self.held.pop(number, None)
         self.has_changed = True
 
-    def _fitness(self, number: int, sequence: Sequence) -> tuple[int, bool, int, int]:
-        held, n_same = self.held.get(number), 0
-        if held is not None and (held.adapters, held.namespace) == (sequence.adapters, sequence.namespace):
-            n_same = n_common(held.tokens, sequence.tokens)
-        is_similar = n_same > _LEAST_SIMILAR * len(sequence.tokens)
-        return (n_same if is_similar else 0, held is None, -self._used.get(number, 0), -number)
+    def _choose(self, sequence: Sequence) -> int:
+        """The free slot that a sequence runs in if it asks for none."""
+        shared_by = sequence.adapters, sequence.namespace
+        n_least = _LEAST_SIMILAR * len(sequence.tokens)
+        similar = {
+            number: n_same
+            for number, held in self.held.items()
+            if (n_same := n_common(held.tokens, sequence.tokens)) > n_least
+            and (held.adapters, held.namespace) == shared_by
+        }
+        if similar:
+            n_most = max(similar.values())
+            fit = [number for number, n_same in similar.items() if n_same == n_most]
+        else:
+            empty = [i for i in range(self.n_slots) if i not in self.held and i not in self.running]
+            fit = empty or list(self.held)
+        return min(fit, key=lambda number: (self._used.get(number, 0), number))
 
     def leave(self, sequence: Sequence, *, keep: bool) -> None:
         """A sequence no longer runs. `keep`: its slot holds its computed tokens from now on."""

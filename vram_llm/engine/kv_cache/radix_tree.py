@@ -157,6 +157,8 @@ class RadixTree:
 def n_common(one: Tokens, other: Tokens) -> int:
     """Length of the common prefix, in tokens."""
     low, high = 0, min(len(one), len(other))
+    if not high or one[0] != other[0]:
+        return 0
     if one[:high] == other[:high]:
         return high
     while high - low > 1:  # they agree up to `low` and differ before `high`
