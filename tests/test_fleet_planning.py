@@ -84,9 +84,9 @@ def _loaded_bytes(plan: FleetPlan, names: frozenset[str]) -> dict[str, int]:
     servers: Servers = {}  # a worker does not answer a second connection
     with ExitStack() as stack:
         loaded = [
-            (way.plan, stack.enter_context(closing(LoadedModel(way.plan, servers=servers))))
+            (replica.plan, stack.enter_context(closing(LoadedModel(replica.plan, servers=servers))))
             for name in sorted(names)
-            for way in plan[name].ways
+            for replica in plan[name].replicas
         ]
         for of, model in loaded:
             held = {name: use.total_bytes for name, use in model.memory_use().items() if use.total_bytes}
@@ -104,7 +104,7 @@ def test_every_set_that_fits_together_is_loaded_to_the_byte(
 ) -> None:
     machine = _machine(devices, host, _RIGS[rig])
     plan = plan_fleet(_spec(models), machine, shares_workers=True, dry=dry)
-    assert all(way.plan.estimate.method == METHOD for model in plan.models for way in model.ways)
+    assert all(replica.plan.estimate.method == METHOD for model in plan.models for replica in model.replicas)
     assert {name for names in plan.sets for name in names} == set(models)
     for names in plan.sets:
         held = _loaded_bytes(plan, names)
@@ -140,7 +140,7 @@ def test_an_open_context_takes_what_every_set_leaves(
     spec = dataclasses.replace(spec, models=open_specs)
     plan = plan_fleet(spec, _machine(devices, host, (64,)), shares_workers=True, dry=dry)
     assert plan.sets == (frozenset({"chat", "small"}),)
-    assert [model.ways[0].plan.context.n_ctx for model in plan.models] == [4096, 4096]
+    assert [model.replicas[0].plan.context.n_ctx for model in plan.models] == [4096, 4096]
 
 
 def test_a_model_is_placed_again_beside_what_is_loaded(
@@ -149,10 +149,10 @@ def test_a_model_is_placed_again_beside_what_is_loaded(
     """Other programs have taken the memory of its card; then of both."""
     machine = _machine(devices, host, (12, 12))
     plan = plan_fleet(_spec({"chat": models["chat"]}), machine, shares_workers=True, dry=dry)
-    (taken,) = plan["chat"].ways[0].devices
+    (taken,) = plan["chat"].replicas[0].devices
     (other,) = {device.id for device in machine.devices} - {taken}
     small = plan_fleet(_spec({"small": models["small"]}), machine, shares_workers=True, dry=dry)
-    residents = [small["small"].ways[0].plan]
+    residents = [small["small"].replicas[0].plan]
 
     def now(*ids: str) -> Machine:
         free = {device.id: 0 if device.id in ids else device.free_bytes for device in machine.devices}
@@ -162,7 +162,7 @@ def test_a_model_is_placed_again_beside_what_is_loaded(
 
     room = Room(left=plan.budgets, residents=tuple(residents))
     found = FleetReplanner(lambda: plan, lambda _: now(taken))("chat", room)
-    assert found.ways[0].devices == (other,)
+    assert found.replicas[0].devices == (other,)
     with pytest.raises(DoesNotFit, match=r"chat: .* short"):
         FleetReplanner(lambda: plan, lambda _: now(taken, other))("chat", room)
 
@@ -173,18 +173,18 @@ def test_an_engine_that_ran_out_of_memory_is_planned_smaller_beside_what_is_load
     """Its card has room, but another model's plan counts on it."""
     machine = _machine(devices, host, (12, 12))
     plan = plan_fleet(_spec({"chat": models["chat"]}), machine, shares_workers=True, dry=dry)
-    way = plan["chat"].ways[0]
-    (taken,) = way.devices
+    replica = plan["chat"].replicas[0]
+    (taken,) = replica.devices
     replanner = FleetReplanner(lambda: plan, lambda _: machine)
     reductions = PlanReductions(n_ctx=256, short=taken)
-    same = replanner.way("chat", way.plan, Room(left=plan.budgets, residents=()), reductions)
+    same = replanner.replica("chat", replica.plan, Room(left=plan.budgets, residents=()), reductions)
     assert same.plan.context.n_ctx == 256
-    assert sum(same.uses.values()) < sum(way.uses.values())
+    assert sum(same.uses.values()) < sum(replica.uses.values())
     room = Room(left={**plan.budgets, taken: MIB}, residents=())
-    assert taken not in replanner.way("chat", way.plan, room, reductions).devices
+    assert taken not in replanner.replica("chat", replica.plan, room, reductions).devices
     spare = dataclasses.replace(reductions, spare_bytes=max(plan.budgets.values()))
     with pytest.raises(DoesNotFit):
-        replanner.way("chat", way.plan, room, spare)
+        replanner.replica("chat", replica.plan, room, spare)
 
 
 def test_the_free_memory_of_workers_is_read(workers: tuple[str, ...], host: Host) -> None:

@@ -50,8 +50,8 @@ def test_json_and_the_files_of_other_programs_say_the_same(folder: Path) -> None
         frozenset({"chat", "small"}),
         frozenset({"coder", "small"}),
     }
-    assert {way.plan.context.parallel for model in plan.models for way in model.ways} == {2}
-    assert plan["coder"].ways[0].devices == ("GPU1",)
+    assert {replica.plan.context.parallel for model in plan.models for replica in model.replicas} == {2}
+    assert plan["coder"].replicas[0].devices == ("GPU1",)
     swap = yaml.safe_load(run_here(*config, "--emit", "llama-swap").stdout)
     assert [group["members"] for group in swap["groups"].values()] == [["small"], ["chat", "coder"]]
     words = shlex.split(swap["models"]["chat"]["cmd"])

@@ -206,7 +206,8 @@ class AnyOrder(RuleBasedStateMachine):
             for name in sorted(names)
         ]
         quick = [
-            replace(model, ways=tuple(replace(way, load_s=1e-3) for way in model.ways)) for model in models
+            replace(model, replicas=tuple(replace(replica, load_s=1e-3) for replica in model.replicas))
+            for model in models
         ]
         return fleet_plan(*quick, budget=BUDGET)
 

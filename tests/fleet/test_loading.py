@@ -16,7 +16,7 @@ from vram_llm.errors import BadPlan, DoesNotFit
 from vram_llm.fleet import load_plans
 from vram_llm.fleet.load_plans import LoadPlans, Room
 from vram_llm.fleet.snapshots import ModelState
-from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, FleetWay, PackedModel
+from vram_llm.planner.fleet.types import FleetModelSpec, FleetPlan, PackedModel, PlacedReplica
 from vram_llm.planner.smaller_plan import PlanReductions
 from vram_llm.planner.types import HOST, Plan
 
@@ -110,7 +110,7 @@ class Replans:
             else replace(self.packed, spec=FleetModelSpec(name=name, source=""))
         )
 
-    def way(self, name: str, plan: Plan, room: Room, reductions: PlanReductions) -> FleetWay:
+    def replica(self, name: str, plan: Plan, room: Room, reductions: PlanReductions) -> PlacedReplica:
         self.rooms.append(room)
         assert self.may_end.wait(PATIENCE_S)
-        return self.packed.ways[0]
+        return self.packed.replicas[0]

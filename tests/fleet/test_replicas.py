@@ -241,7 +241,7 @@ async def test_planned_replicas_answer_from_workers_of_their_own(
     wish = Workload(n_ctx=512, parallel=1, reserve_bytes=0)
     spec = FleetModelSpec(name="m", source=str(tiny_model), workload=wish, replicas=2)
     plan = plan_fleet(FleetSpec(models=(spec,)), detection.detect(rpc=workers[:2]))
-    pair = make_engine([way.plan for way in plan["m"].ways], "m")
+    pair = make_engine([replica.plan for replica in plan["m"].replicas], "m")
     assert isinstance(pair, ReplicaSet)
     pair.start()
     try:

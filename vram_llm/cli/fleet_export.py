@@ -37,18 +37,18 @@ def emit_fleet(plan: FleetPlan, servers: Mapping[str, ServerConfig], export_form
 
 
 def _exported(plan: FleetPlan, model: PackedModel, server: ServerConfig) -> ExportedModel:
-    way = model.ways[0]
+    replica = model.replicas[0]
     remarks = () if server.chat_template is None else (f"{model.spec.name}: add its chat template.",)
     return ExportedModel(
         name=model.spec.name,
-        plan=with_whole_path(way.plan),
+        plan=with_whole_path(replica.plan),
         aliases=model.spec.aliases,
         settings=tuple(_settings(server)),
         priority=model.spec.priority,
         preload=model.spec.name in plan.resident_at_start,
         ttl_s=model.spec.ttl_s,
-        load_s=way.load_s,
-        n_replicas=len(model.ways),
+        load_s=replica.load_s,
+        n_replicas=len(model.replicas),
         remarks=remarks,
     )
 

@@ -15,7 +15,7 @@ def fleet_ready_lines(plan: "FleetPlan", config: "ServerConfig", port: int) -> t
     """A line for each model, and the two of the server. Bytes are planned."""
     address = server_address(config.host, port)
     names = ", ".join(name for model in plan.models for name in (model.spec.name, *model.spec.aliases))
-    pooling = plan.models[0].ways[0].plan.context.pooling
+    pooling = plan.models[0].replicas[0].plan.context.pooling
     return (
         *(_place(model, is_loaded=model.spec.name in plan.resident_at_start) for model in plan.models),
         f"{config.scheme}://{address}/v1  key: {key_word(config)}  models: {names}",
@@ -27,7 +27,7 @@ def _place(model: "PackedModel", *, is_loaded: bool) -> str:
     """A model's place: "chat: loaded, 12.1 GiB on GPU0, context of 32k tokens"."""
     uses = model.uses
     places = [f"{format_bytes(uses[i])} on {'the host' if i == HOST else i}" for i in uses if uses[i]]
-    copies = f"{len(model.ways)} replicas, " if len(model.ways) > 1 else ""
+    copies = f"{len(model.replicas)} replicas, " if len(model.replicas) > 1 else ""
     when = "loaded" if is_loaded else "loaded when asked for"
-    n_ctx = format_count(model.ways[0].plan.context.n_ctx_seq)
+    n_ctx = format_count(model.replicas[0].plan.context.n_ctx_seq)
     return f"{model.spec.name}: {when}, {copies}{', '.join(places)}, context of {n_ctx} tokens"

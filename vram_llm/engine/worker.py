@@ -5,6 +5,7 @@ One thread computes, so that no other thread holds the interpreter lock while to
 tokenize long texts, read images and compile grammars, mostly without that lock. Between steps it reads
 incoming messages; with nothing to do it sleeps in `recv`. It ends at the server's Stop message, or when the
 server's end of the socket is closed; on Linux also, in the middle of a step, when the server is killed.
+It is not an RPC worker: those are processes of llama.cpp that offer devices to an engine.
 """
 
 import contextlib

@@ -26,5 +26,7 @@ class Groups:
 
     def fitting(self) -> FittingModels:
         """The models as they are loaded now, or would be."""
-        uses = {name: [way.uses for way in managed.ways] for name, managed in self._models.items()}
+        uses = {
+            name: [replica.uses for replica in managed.replicas] for name, managed in self._models.items()
+        }
         return FittingModels(self._limits, uses)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vram_llm.errors import DoesNotFit
-from vram_llm.planner.fleet.types import FleetWay, PackedModel
+from vram_llm.planner.fleet.types import PackedModel, PlacedReplica
 from vram_llm.planner.smaller_plan import PlanReductions
 from vram_llm.planner.types import HOST, Plan
 from vram_llm.units import format_bytes
@@ -32,7 +32,7 @@ class FleetReplan(Protocol):
     def __call__(self, name: str, room: Room) -> PackedModel:
         """A model in another place, because other programs have taken the memory of its own."""
 
-    def way(self, name: str, plan: Plan, room: Room, reductions: PlanReductions) -> FleetWay:
+    def replica(self, name: str, plan: Plan, room: Room, reductions: PlanReductions) -> PlacedReplica:
         """A copy in place of `plan`, with `reductions` after memory ran out, or because its file changed."""
 
 
@@ -82,7 +82,9 @@ def places(packed: PackedModel, short: Mapping[str, int]) -> str:
 
 def loads_alike(one: PackedModel, other: PackedModel) -> bool:
     """Whether the same engines with the same memory run both, whatever was free when they were planned."""
-    return [_load(way.plan) for way in one.ways] == [_load(way.plan) for way in other.ways]
+    return [_load(replica.plan) for replica in one.replicas] == [
+        _load(replica.plan) for replica in other.replicas
+    ]
 
 
 def _load(plan: Plan) -> tuple[object, ...]:
@@ -94,5 +96,7 @@ def _load(plan: Plan) -> tuple[object, ...]:
 def _place(packed: PackedModel, device_id: str) -> str:
     if device_id == HOST:
         return "the host"
-    devices = (device for way in packed.ways for device in way.plan.devices if device.id == device_id)
+    devices = (
+        device for replica in packed.replicas for device in replica.plan.devices if device.id == device_id
+    )
     return next((f"{device.name} ({device_id})" for device in devices), device_id)

@@ -21,7 +21,7 @@ from vram_llm.fleet.groups import Groups
 from vram_llm.fleet.load_plans import LoadPlans, Room, places, refusal
 from vram_llm.fleet.managed_model import ManagedModel
 from vram_llm.fleet.residency import Phase
-from vram_llm.planner.fleet.types import FleetWay
+from vram_llm.planner.fleet.types import PlacedReplica
 from vram_llm.planner.smaller_plan import PlanReductions
 from vram_llm.planner.types import HOST, Plan
 
@@ -108,31 +108,34 @@ class Loader:
     async def _replanned(self, managed: ManagedModel, plan: Plan, reductions: PlanReductions) -> Plan:
         """Another plan of an engine. Raises DoesNotFit; BadPlan if the model has other plans by now."""
         replan = self._load_plans.replan
-        way, engine = next((way for way in managed.ways if way.plan == plan), None), managed.engine
-        async with self._planning(managed, way) as room:
-            if way is not None and replan is not None:
-                found = await self._in_thread(lambda: replan.way(managed.name, plan, room, reductions))
-                is_loaded = engine is not None and managed.engine is engine  # by these ways
-                if is_loaded and any(each is way for each in managed.ways):
-                    managed.ways = tuple(found if each is way else each for each in managed.ways)
+        replica = next((replica for replica in managed.replicas if replica.plan == plan), None)
+        engine = managed.engine
+        async with self._planning(managed, replica) as room:
+            if replica is not None and replan is not None:
+                found = await self._in_thread(lambda: replan.replica(managed.name, plan, room, reductions))
+                is_loaded = engine is not None and managed.engine is engine  # by these plans
+                if is_loaded and any(each is replica for each in managed.replicas):
+                    managed.replicas = tuple(found if each is replica else each for each in managed.replicas)
                     return found.plan
         raise BadPlan(f"{managed.name} has another plan by now")
 
     @contextlib.asynccontextmanager
-    async def _planning(self, managed: ManagedModel, way: FleetWay | None = None) -> AsyncIterator[Room]:
-        """A turn to plan a model again, or only `way`. The block has to take the new plans."""
+    async def _planning(
+        self, managed: ManagedModel, replica: PlacedReplica | None = None
+    ) -> AsyncIterator[Room]:
+        """A turn to plan a model again, or only `replica`. The block has to take the new plans."""
         self._n_planning += 1
         try:
             async with self._turn:
-                yield self._room(managed, way)
+                yield self._room(managed, replica)
         finally:
             self._n_planning -= 1
             self._on_planned()
 
-    def _room(self, managed: ManagedModel, way: FleetWay | None) -> Room:
-        copies = [] if way is None else [each for each in managed.ways if each is not way]
+    def _room(self, managed: ManagedModel, replica: PlacedReplica | None) -> Room:
+        copies = [] if replica is None else [each for each in managed.replicas if each is not replica]
         others = [each for each in self._models.values() if each is not managed]
-        held = [each for other in others if other.phase is not Phase.ABSENT for each in other.ways]
+        held = [each for other in others if other.phase is not Phase.ABSENT for each in other.replicas]
         loaded = [
             plan
             for other in others

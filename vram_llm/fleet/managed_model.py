@@ -27,7 +27,7 @@ from vram_llm.fleet.model_history import after_end, with_history
 from vram_llm.fleet.residency import Phase, Standing
 from vram_llm.fleet.retries import retry_wait_s
 from vram_llm.fleet.snapshots import FleetModel, ModelState
-from vram_llm.planner.fleet.types import FleetWay, PackedModel
+from vram_llm.planner.fleet.types import PackedModel, PlacedReplica
 from vram_llm.planner.types import Plan
 
 _CALM_S = 60.0  # of being resident, after which the waits begin anew
@@ -94,7 +94,7 @@ class ManagedModel:
     """
 
     packed: PackedModel
-    ways: tuple[FleetWay, ...]  # of its replicas; not the packed ones after other programs took memory
+    replicas: tuple[PlacedReplica, ...]  # not those of `packed` after other programs took memory
     phase: Phase = Phase.ABSENT
     engine: FleetEngine | None = None
     info: ModelInfo | None = None
@@ -125,7 +125,7 @@ class ManagedModel:
     @classmethod
     def of(cls, packed: PackedModel) -> "ManagedModel":
         """The model before its first load."""
-        return cls(packed, packed.ways)
+        return cls(packed, packed.replicas)
 
     @property
     def name(self) -> str:
@@ -135,7 +135,7 @@ class ManagedModel:
     @property
     def plans(self) -> tuple[Plan, ...]:
         """The plans of its replicas."""
-        return tuple(way.plan for way in self.ways)
+        return tuple(replica.plan for replica in self.replicas)
 
     @property
     def is_draining(self) -> bool:
@@ -222,7 +222,7 @@ class ManagedModel:
 
     def take(self, packed: PackedModel) -> None:
         """Load by these plans."""
-        self.ways = packed.ways
+        self.replicas = packed.replicas
 
     def note_loaded(self, now: float) -> None:
         """The engine is ready."""
@@ -289,7 +289,7 @@ class ManagedModel:
         """Of its next load: as measured, else as predicted. Replicas load at the same time."""
         if self.load_s is not None:
             return self.load_s
-        predicted = [way.load_s for way in self.packed.ways if way.load_s is not None]
+        predicted = [replica.load_s for replica in self.packed.replicas if replica.load_s is not None]
         return max(predicted, default=_DEFAULT_LOAD_S)
 
     def standing(self, now: float, partners: frozenset[str]) -> Standing:
@@ -359,7 +359,7 @@ class ManagedModel:
             detail=self.detail,
             why=self.packed.why,
             devices=tuple(dict.fromkeys(device for plan in self.plans for device in plan.used)),
-            bytes_by_device=replace(self.packed, ways=self.ways).uses,
+            bytes_by_device=replace(self.packed, replicas=self.replicas).uses,
             load_fraction=0.0 if self.engine is None else self.engine.load_fraction,
             waiting=len(self.waiters),
             in_flight=len(self.leases),

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
         FleetModelSpec,
         FleetPlan,
         FleetSpec,
-        FleetWay,
         PackedModel,
+        PlacedReplica,
     )
     from vram_llm.planner.smaller_plan import PlanReductions
     from vram_llm.planner.types import Plan
@@ -37,15 +37,15 @@ def plan_fleet(
     on_model: Callable[[str], None] = lambda _: None,
     shares_workers: bool = False,
     dry: "DryRun | None" = None,
-    kept: "Mapping[str, tuple[FleetWay, ...]] | None" = None,
+    kept: "Mapping[str, tuple[PlacedReplica, ...]] | None" = None,
 ) -> "FleetPlan":
     """The plan for a fleet on `machine`: where each model is loaded, and which models fit together.
 
     The analytic meter finds the places. Then each model is planned, with llama.cpp's dry run, in the memory
     that the others leave in every set that it is in, so the sets fit to the byte. `on_model` gets the name of
     each model before it is planned so. `shares_workers`: RPC workers serve several programs at a time, which
-    llama.cpp's own do not. Plans share `dry`, or a dry run of their own. `kept` are ways of models that stay
-    as they are, on all the devices that their specs allow.
+    llama.cpp's own do not. Plans share `dry`, or a dry run of their own. `kept` are replicas of models that
+    stay as they are, on all the devices that their specs allow.
 
     Raises the errors of `planning.plan`, which name the model; BadPlan if groups contradict each other;
     DoesNotFit if a model, its replicas, or models that must be resident together can never fit.
@@ -55,7 +55,7 @@ def plan_fleet(
     from vram_llm.planner.fleet.limits import Limits
     from vram_llm.planner.fleet.pack_fleet import pack_fleet
     from vram_llm.planner.fleet.place_options import equal_devices
-    from vram_llm.planner.fleet.planned_way import fleet_plan_of, is_exact
+    from vram_llm.planner.fleet.placed_replica import fleet_plan_of, is_exact
     from vram_llm.planner.fleet.reasons import reason
     from vram_llm.planner.fleet.room import budgets_of, one_program_devices
     from vram_llm.planner.fleet.types import FleetSpec
@@ -73,14 +73,16 @@ def plan_fleet(
         finders = {model.name: _finder(model, machine) for model in spec.models}
         packing, models = pack_fleet(spec, finders, limits, equal_devices(machine, limits.budgets))
         confirmation = _Confirmation(spec, machine, limits, packing.layouts, asked, on_model)
-        ways = confirmation.confirmed(kept or {})
+        replicas = confirmation.confirmed(kept or {})
     why = {name: reason(name, models, packing.layouts, limits) for name in models}
     notes = [*machine.notes]
     if not packing.is_proven:
         notes.append("the places are the best of those that were compared; better ones may exist")
-    if unmeasured := [name for name, each in ways.items() if any(not is_exact(way) for way in each)]:
+    if unmeasured := [
+        name for name, each in replicas.items() if any(not is_exact(replica) for replica in each)
+    ]:
         notes.append(f"no dry run of {', '.join(unmeasured)}: their bytes are the analytic meter's")
-    return fleet_plan_of(spec, machine, limits, ways, why, notes)
+    return fleet_plan_of(spec, machine, limits, replicas, why, notes)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,14 +106,16 @@ class FleetReplanner:
 
         plan, machine = self.plan(), self.machine(_busy(room))
         spec = plan[name].spec
-        left, ways = self._left(spec, machine, room), list["FleetWay"]()
-        for _ in plan[name].ways:
-            way = _way_within(spec, machine, left)
-            left = without(left, [uses_of_plan(way.plan)], plan.one_program)
-            ways.append(way)
-        return PackedModel(spec=spec, ways=tuple(ways), why="in the memory that other programs leave now")
+        left, replicas = self._left(spec, machine, room), list["PlacedReplica"]()
+        for _ in plan[name].replicas:
+            replica = _replica_within(spec, machine, left)
+            left = without(left, [uses_of_plan(replica.plan)], plan.one_program)
+            replicas.append(replica)
+        return PackedModel(
+            spec=spec, replicas=tuple(replicas), why="in the memory that other programs leave now"
+        )
 
-    def way(self, name: str, plan: "Plan", room: "Room", reductions: "PlanReductions") -> "FleetWay":
+    def replica(self, name: str, plan: "Plan", room: "Room", reductions: "PlanReductions") -> "PlacedReplica":
         """A copy in place of `plan`, with `reductions`. Its context is no longer than that of `plan`.
 
         Raises DoesNotFit by how much, and the other errors of `planning.plan`.
@@ -127,7 +131,7 @@ class FleetReplanner:
         workload = workload_with(spec.workload, reductions)
         if workload.n_ctx is None:
             workload = dataclasses.replace(workload, n_ctx=plan.context.n_ctx, largest_ctx=False)
-        return _way_within(dataclasses.replace(spec, workload=workload), machine, left)
+        return _replica_within(dataclasses.replace(spec, workload=workload), machine, left)
 
     def _left(self, spec: "FleetModelSpec", machine: "Machine", room: "Room") -> dict[str, int]:
         """The memory that is free now, and that the plans of other models leave."""
@@ -148,8 +152,8 @@ def _busy(room: "Room") -> frozenset[str]:
     )
 
 
-def _way_within(spec: "FleetModelSpec", machine: "Machine", left: "Mapping[str, int]") -> "FleetWay":
-    """The way of one copy in its best place within budgets. Raises the errors of `planning.plan`."""
+def _replica_within(spec: "FleetModelSpec", machine: "Machine", left: "Mapping[str, int]") -> "PlacedReplica":
+    """A replica in its best place within budgets. Raises the errors of `planning.plan`."""
     option = _finder(spec, machine).within(left)
     ids = option.devices if option is not None else [device.id for device in machine.devices]
     return _planned(spec, machine, ids, left, None)
@@ -182,9 +186,9 @@ def _planned(
     devices: Sequence[str],
     budgets: "Mapping[str, int]",
     dry: "DryRun | None",
-) -> "FleetWay":
-    """The way of one copy on some devices, within budgets. Raises the errors of `planning.plan`."""
-    from vram_llm.planner.fleet.planned_way import way_of
+) -> "PlacedReplica":
+    """A replica on some devices, within budgets. Raises the errors of `planning.plan`."""
+    from vram_llm.planner.fleet.placed_replica import placed_replica
     from vram_llm.planner.fleet.room import machine_within
 
     given = (model.workload.n_gpu_layers, model.workload.tensor_split, model.workload.overrides)
@@ -197,7 +201,7 @@ def _planned(
         alone = dataclasses.replace(
             model.workload, use_tuned=False
         )  # it was tuned with the devices to itself
-        return way_of(planning.plan(model.source, rig, alone, dry, compares=False), rig)
+        return placed_replica(planning.plan(model.source, rig, alone, dry, compares=False), rig)
     except DoesNotFit as error:
         raise DoesNotFit(f"{model.name}: {error}", short_bytes=error.short_bytes) from None
 
@@ -219,28 +223,30 @@ class _Confirmation:
         self._uses = {name: [option.uses for option in each.options] for name, each in layouts.items()}
         self._waiting = {(name, index) for name, each in self._uses.items() for index in range(len(each))}
 
-    def confirmed(self, kept: "Mapping[str, tuple[FleetWay, ...]]") -> "dict[str, tuple[FleetWay, ...]]":
-        """The ways of each model; `kept` are known before. Raises the errors of `planning.plan`."""
+    def confirmed(
+        self, kept: "Mapping[str, tuple[PlacedReplica, ...]]"
+    ) -> "dict[str, tuple[PlacedReplica, ...]]":
+        """The replicas of each model; `kept` are known before. Raises the errors of `planning.plan`."""
         found = dict(kept)
         for name, own in kept.items():
-            self._uses[name] = [way.uses for way in own]
+            self._uses[name] = [replica.uses for replica in own]
             self._waiting -= {(name, index) for index in range(len(own))}
         size = {name: sum(layout.uses.values()) for name, layout in self._layouts.items()}
         for model in sorted(self._spec.models, key=lambda model: -size[model.name]):
             if model.name in kept:
                 continue
             self._on_model(model.name)
-            ways = []
+            replicas = []
             for index, option in enumerate(self._layouts[model.name].options):
-                way = self._way(model, index, option)
-                self._uses[model.name][index] = way.uses
+                replica = self._replica(model, index, option)
+                self._uses[model.name][index] = replica.uses
                 self._waiting.discard((model.name, index))
-                ways.append(way)
-            found[model.name] = tuple(ways)
+                replicas.append(replica)
+            found[model.name] = tuple(replicas)
         return found
 
-    def _way(self, model: "FleetModelSpec", index: int, option: "PlaceOption") -> "FleetWay":
-        """The way of one replica, planned in its share of the memory left, or in more if that is too little.
+    def _replica(self, model: "FleetModelSpec", index: int, option: "PlaceOption") -> "PlacedReplica":
+        """A replica, planned in its share of the memory left, or in more if that is too little.
 
         The analytic meter is an upper bound but for some 3 % of compute buffers, so the share nearly always
         suffices. If all memory left is too little, the model takes memory that other sets would need.

@@ -139,7 +139,7 @@ def fleet_settings_beside(
     stays = {name for name, model in asked.items() if name in old and _is_same(old[name], model)}
     pinned = tuple(_in_place(old[m.name]) if m.name in stays else m for m in spec.models)
     try:
-        kept = {name: old[name].ways for name in stays}
+        kept = {name: old[name].replicas for name in stays}
         plan = plan_fleet(replace(spec, models=pinned), machine, kept=kept)
     except DoesNotFit:
         return fleet_settings(spec, machine, configs)
@@ -158,14 +158,14 @@ def _is_same(packed: "PackedModel", spec: "FleetModelSpec") -> bool:
     """Whether a plan still holds: the model is asked for in the same way, and its files are the same."""
     from vram_llm.model.file_identity import change_of
 
-    files = (file for way in packed.ways for file in way.plan.files)
+    files = (file for replica in packed.replicas for file in replica.plan.files)
     return packed.spec == spec and all(change_of(file) is None for file in files)
 
 
 def _in_place(packed: "PackedModel") -> "FleetModelSpec":
     """The spec of a model that keeps its devices. One that is on the host alone may be anywhere."""
-    devices = tuple(dict.fromkeys(device for way in packed.ways for device in way.devices))
-    return replace(packed.spec, devices=devices or packed.spec.devices, replicas=len(packed.ways))
+    devices = tuple(dict.fromkeys(device for replica in packed.replicas for device in replica.devices))
+    return replace(packed.spec, devices=devices or packed.spec.devices, replicas=len(packed.replicas))
 
 
 def _checked(settings: "FleetSettings") -> "FleetSettings":
@@ -180,8 +180,8 @@ def check_settings(settings: "FleetSettings") -> None:
     from vram_llm.workflows.saved_plans import check_loadable
 
     for model in settings.plan.models:
-        for way in model.ways:
-            check_loadable(way.plan)
+        for replica in model.replicas:
+            check_loadable(replica.plan)
         config = settings.configs[model.spec.name]
         check_variables(config.chat_template_kwargs)
         if config.chat_template is not None:

@@ -52,8 +52,12 @@ def test_a_replica_takes_the_most_that_any_node_needs_for_it() -> None:
     assert needed_resources(plan_with(0, 3)) == {HOST_MIB: 1}
 
 
-@pytest.mark.parametrize(("replicas", "n_ways", "at_most"), [(1, 1, 1), (2, 2, 1), (3, 3, 2), (None, 2, 1)])
-def test_replicas_are_spread_over_the_nodes_that_fit(replicas: int | None, n_ways: int, at_most: int) -> None:
+@pytest.mark.parametrize(
+    ("replicas", "n_replicas", "at_most"), [(1, 1, 1), (2, 2, 1), (3, 3, 2), (None, 2, 1)]
+)
+def test_replicas_are_spread_over_the_nodes_that_fit(
+    replicas: int | None, n_replicas: int, at_most: int
+) -> None:
     spec = FleetSpec(models=(FleetModelSpec(name="m", source="m.gguf", replicas=replicas),))
     nodes = [
         NodePlans(node="one", answers={"m": plan_with(10 * MIB, MIB)}),
@@ -61,10 +65,10 @@ def test_replicas_are_spread_over_the_nodes_that_fit(replicas: int | None, n_way
         NodePlans(node="two", answers={"m": plan_with(12 * MIB, MIB)}),
     ]
     (packed,) = plan_of_cluster(spec, nodes).models
-    assert len(packed.ways) == n_ways
-    assert {key.partition(":")[0] for key in packed.uses} == ({"one", "two"} if n_ways > 1 else {"one"})
+    assert len(packed.replicas) == n_replicas
+    assert {key.partition(":")[0] for key in packed.uses} == ({"one", "two"} if n_replicas > 1 else {"one"})
     assert most_per_node(packed, 2) == at_most
-    assert resources_of(packed)[DEVICE_MIB] == (12 if n_ways > 1 else 10)
+    assert resources_of(packed)[DEVICE_MIB] == (12 if n_replicas > 1 else 10)
 
 
 def test_a_draft_model_on_a_card_of_its_own_counts() -> None:

@@ -6,7 +6,7 @@ from tests.planner.saved import local, saved_plan
 from vram_llm.machine.types import Source
 from vram_llm.planner.fleet.limits import FittingModels, Limits
 from vram_llm.planner.fleet.place_options import PlaceOption
-from vram_llm.planner.fleet.types import FLEET_VERSION, FleetModelSpec, FleetPlan, FleetWay, PackedModel
+from vram_llm.planner.fleet.types import FLEET_VERSION, FleetModelSpec, FleetPlan, PackedModel, PlacedReplica
 from vram_llm.planner.types import HOST
 
 
@@ -48,8 +48,8 @@ def fleet_plan(
             spec=FleetModelSpec(
                 name=name, source=f"/srv/{name}.gguf", priority=(priorities or {}).get(name, 0)
             ),
-            ways=(
-                FleetWay(
+            replicas=(
+                PlacedReplica(
                     devices=tuple(device_id for device_id in own if device_id != HOST),
                     uses=own,
                     tokens_per_s=None,

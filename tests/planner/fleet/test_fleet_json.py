@@ -8,7 +8,7 @@ from tests.planner.saved import local, saved_plan
 from vram_llm.errors import BadPlan
 from vram_llm.machine.types import Source
 from vram_llm.planner.fleet.fleet_json import fleet_from_json, fleet_to_json
-from vram_llm.planner.fleet.types import FLEET_VERSION, FleetModelSpec, FleetPlan, FleetWay, PackedModel
+from vram_llm.planner.fleet.types import FLEET_VERSION, FleetModelSpec, FleetPlan, PackedModel, PlacedReplica
 from vram_llm.planner.overrides import Override
 from vram_llm.planner.tensor_split import TensorSplit
 from vram_llm.planner.types import HOST, Workload
@@ -23,7 +23,7 @@ def _fleet_plan() -> FleetPlan:
         tensor_split=TensorSplit.parse("1"),
         overrides=(Override(pattern=r"blk\.0\.ffn_up", device=HOST),),
     )
-    way = FleetWay(
+    replica = PlacedReplica(
         devices=("GPU0",),
         uses={"GPU0": 4 * GIB, HOST: 2 * GIB},
         tokens_per_s=40.0,
@@ -35,7 +35,7 @@ def _fleet_plan() -> FleetPlan:
     spec = FleetModelSpec(name="chat", source="/srv/chat.gguf", workload=workload, replicas=None)
     return FleetPlan(
         version=FLEET_VERSION,
-        models=(PackedModel(spec=spec, ways=(way,), why="it is the only model"),),
+        models=(PackedModel(spec=spec, replicas=(replica,), why="it is the only model"),),
         devices=(_CARD,),
         budgets={"GPU0": 23 * GIB, HOST: 30 * GIB},
         resident_at_start=("chat",),

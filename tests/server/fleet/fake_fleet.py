@@ -16,7 +16,7 @@ from vram_llm.errors import UnknownModel
 from vram_llm.fleet.snapshots import FleetEvent, FleetModel, ModelState
 from vram_llm.machine.types import Source
 from vram_llm.model.pooling import Pooling
-from vram_llm.planner.fleet.types import FLEET_VERSION, FleetModelSpec, FleetPlan, FleetWay, PackedModel
+from vram_llm.planner.fleet.types import FLEET_VERSION, FleetModelSpec, FleetPlan, PackedModel, PlacedReplica
 from vram_llm.server.config import ServerConfig
 from vram_llm.server.fleet.app import FleetParts, create_fleet_app
 from vram_llm.server.fleet.model_events import ModelEvents
@@ -35,12 +35,12 @@ def packed(name: str, device: int, pooling: Pooling | None = None, **spec: Any) 
     context = replace(CONTEXT, pooling=pooling)
     plan = saved_plan(CARDS, counts, path=f"/models/{name}-Q8_0.gguf", context=context)
     device_id = CARDS[device].id
-    way = FleetWay(
+    replica = PlacedReplica(
         devices=(device_id,), uses={device_id: 4 * GIB, "host": 2 * GIB}, tokens_per_s=10.0,
         throughput_tokens_per_s=20.0, load_s=3.0, load_basis=Source.ASSUMED, plan=plan,
     )  # fmt: skip
     asked = FleetModelSpec(name=name, source=plan.model.path, **spec)
-    return PackedModel(spec=asked, ways=(way,), why="it fits there")
+    return PackedModel(spec=asked, replicas=(replica,), why="it fits there")
 
 
 def plan_of(*models: PackedModel) -> FleetPlan:
@@ -78,13 +78,13 @@ class FakeFleet:
     def set_plan(self, plan: FleetPlan) -> None:
         self.plan = plan
         for model in plan.models:
-            name, way = model.spec.name, model.ways[0]
+            name, replica = model.spec.name, model.replicas[0]
             if name in self.engines:
                 continue
-            pooling = way.plan.context.pooling
+            pooling = replica.plan.context.pooling
             info = replace(INFO, name=name, pooling=pooling, n_pooled=0 if pooling is None else 4)
             engine = FakeEngine(says("I am ", name), info)
-            engine.plan = way.plan
+            engine.plan = replica.plan
             self.engines[name], self.states[name] = engine, ModelState.RESIDENT
 
     async def apply(self, plan: FleetPlan) -> None:
@@ -129,7 +129,8 @@ class FakeFleet:
             raise UnknownModel(f"there is no model '{model}'", "model")
         state = self.states[model]
         return FleetModel(
-            name=model, aliases=found.spec.aliases, state=state, why=found.why, devices=found.ways[0].devices,
+            name=model, aliases=found.spec.aliases, state=state, why=found.why,
+            devices=found.replicas[0].devices,
             bytes_by_device=found.uses, waiting=self.waiting.count(model), in_flight=self.held.count(model),
             n_loads=1, load_s=2.0,
             info=self.engines[model].info if state is ModelState.RESIDENT else None,

@@ -16,8 +16,8 @@ from vram_llm.planner.fleet.types import (
     FleetModelSpec,
     FleetPlan,
     FleetSpec,
-    FleetWay,
     PackedModel,
+    PlacedReplica,
 )
 from vram_llm.planner.types import HOST, Plan
 
@@ -33,7 +33,7 @@ class NodePlans:
 def plan_of_cluster(
     spec: FleetSpec, nodes: Sequence[NodePlans], kept: Mapping[str, PackedModel] = MappingProxyType({})
 ) -> FleetPlan:
-    """The fleet's plan: all models are resident, each way is one node's. Models in `kept` stay as they are.
+    """The fleet's plan: all models are resident, each replica on one node. Models in `kept` stay as they are.
 
     Ids of devices have the node's name before them. Raises DoesNotFit if a model fits on no node.
     """
@@ -55,12 +55,12 @@ def plan_of_cluster(
 
 def resources_of(packed: PackedModel) -> dict[str, float]:
     """The resources that each replica takes: those of its most expensive plan."""
-    return most_of(needed_resources(way.plan) for way in packed.ways)
+    return most_of(needed_resources(replica.plan) for replica in packed.replicas)
 
 
 def most_per_node(packed: PackedModel, n_nodes: int) -> int:
     """The most replicas on one node, so that they are spread evenly."""
-    return -(-len(packed.ways) // max(n_nodes, 1))
+    return -(-len(packed.replicas) // max(n_nodes, 1))
 
 
 def _rotated(nodes: Sequence[NodePlans], by: int) -> Sequence[NodePlans]:
@@ -77,18 +77,18 @@ def _packed(model: FleetModelSpec, nodes: Sequence[NodePlans]) -> PackedModel:
             f"{model.name} fits on no node of the cluster. {reasons or 'No node lends its devices'}"
         )
     n_replicas = model.replicas or len(plans)
-    ways = (_way(*plans[i % len(plans)]) for i in range(n_replicas))
+    replicas = (_replica(*plans[i % len(plans)]) for i in range(n_replicas))
     fits = f"it fits on {len(plans)} of {len(nodes)} nodes"
     why = fits if model.replicas is not None else f"{fits}, and each has a replica"
-    return PackedModel(spec=model, ways=tuple(ways), why=why)
+    return PackedModel(spec=model, replicas=tuple(replicas), why=why)
 
 
-def _way(node: str, plan: Plan) -> FleetWay:
+def _replica(node: str, plan: Plan) -> PlacedReplica:
     speed = plan.speed
     held = (*plan.estimate.devices, *companion_only_devices(plan))
     uses = {f"{node}:{use.id}": use.total_bytes for use in held if use.id in plan.used}
     uses[f"{node}:{HOST}"] = plan.estimate.host.total_bytes
-    return FleetWay(
+    return PlacedReplica(
         devices=tuple(f"{node}:{device_id}" for device_id in plan.used),
         uses=uses,
         tokens_per_s=None if speed is None else speed.tokens_per_s,

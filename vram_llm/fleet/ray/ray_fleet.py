@@ -41,7 +41,7 @@ class RayFleet(Fleet):
                 if was is None or was.spec == packed.spec:
                     continue
                 tried.append(was)
-                if await self._models.replace(needs[packed.spec.name], len(packed.ways)):
+                if await self._models.replace(needs[packed.spec.name], len(packed.replicas)):
                     self.exchange(packed)
         except Exception as error:  # of many kinds, which Ray does not name
             await self._put_back(tried, needs_before)
@@ -58,6 +58,6 @@ class RayFleet(Fleet):
             name = packed.spec.name
             self.exchange(packed)
             try:
-                await self._models.replace(needs[name], len(packed.ways))
+                await self._models.replace(needs[name], len(packed.replicas))
             except Exception as error:  # as above; the next deployment is by the needs that are noted
                 log.warning("Ray does not take the earlier deployment of %s either: %s", name, error)

@@ -30,7 +30,7 @@ def fleet_from_json(data: bytes, name: str) -> FleetPlan:
     named = {each for group in (*plan.sets, *plan.apart, *plan.together) for each in group}
     if unknown := sorted({*named, *plan.resident_at_start} - names):
         raise BadPlan(f"{name} contradicts itself: it has no model {unknown[0]!r}; plan again")
-    used = {device_id for model in plan.models for way in model.ways for device_id in way.devices}
+    used = {device_id for model in plan.models for replica in model.replicas for device_id in replica.devices}
     if absent := sorted(used - known):
         raise BadPlan(f"{name} contradicts itself: it has no device {absent[0]!r}; plan again")
     return plan

@@ -65,7 +65,7 @@ class FittingModels:
     @classmethod
     def of(cls, plan: FleetPlan) -> "FittingModels":
         """The models of a fleet's plan."""
-        uses = {model.spec.name: [way.uses for way in model.ways] for model in plan.models}
+        uses = {model.spec.name: [replica.uses for replica in model.replicas] for model in plan.models}
         return cls(Limits.of(plan), uses)
 
     def fit(self, names: Iterable[str]) -> bool:

@@ -118,7 +118,9 @@ def _head(plan: FleetPlan, width: int) -> list[Line]:
 
 
 def _how_to_read(plan: FleetPlan) -> str:
-    exact = all(way.plan.estimate.method != "analytic" for model in plan.models for way in model.ways)
+    exact = all(
+        replica.plan.estimate.method != "analytic" for model in plan.models for replica in model.replicas
+    )
     how = "to the byte, by llama.cpp's own dry run" if exact else "compute an upper estimate"
     return f"GiB of each device's budget: free memory less the reserve. Models: {how}, with all replicas."
 
@@ -190,9 +192,13 @@ def _basis(source: Source) -> str:
 
 def _why(model: PackedModel) -> str:
     """The model's speed, and the reason for its place."""
-    speeds = [way.throughput_tokens_per_s for way in model.ways if way.throughput_tokens_per_s is not None]
-    first = model.ways[0].tokens_per_s
+    speeds = [
+        replica.throughput_tokens_per_s
+        for replica in model.replicas
+        if replica.throughput_tokens_per_s is not None
+    ]
+    first = model.replicas[0].tokens_per_s
     speed = "" if first is None else f"{rate(first)} tok/s for one stream"
-    if len(model.ways) > 1 and len(speeds) == len(model.ways):
+    if len(model.replicas) > 1 and len(speeds) == len(model.replicas):
         speed = f"{rate(sum(speeds))} tok/s together"
     return f"{_name(model)}: {', '.join(filter(None, (speed, model.why)))}"

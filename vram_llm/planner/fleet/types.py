@@ -38,7 +38,7 @@ class FleetSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FleetWay:
+class PlacedReplica:
     """A place for one copy of a model: its plan, and the figures by which the fleet is packed."""
 
     devices: tuple[str, ...]  # ids in use; empty: the host alone
@@ -55,15 +55,15 @@ class PackedModel:
     """A model of the fleet with its place. It is resident with all its replicas, or with none."""
 
     spec: FleetModelSpec
-    ways: tuple[FleetWay, ...]  # one for each replica
+    replicas: tuple[PlacedReplica, ...]
     why: str  # the reasons for place and number of replicas, as a sentence
 
     @property
     def uses(self) -> dict[str, int]:
         """Bytes of all replicas by device id and "host"."""
         total: dict[str, int] = {}
-        for way in self.ways:
-            for device_id, n_bytes in way.uses.items():
+        for replica in self.replicas:
+            for device_id, n_bytes in replica.uses.items():
                 total[device_id] = total.get(device_id, 0) + n_bytes
         return total
 

@@ -155,7 +155,7 @@ def swap_table(plan: FleetPlan) -> tuple[Swap, ...]:
             unloaded = unload_for(plan, resident, asked)
             assert unloaded is not None  # nothing has to stay
             loaded = unions[asked] - resident
-            ways = [way for name in loaded for way in plan[name].ways]
+            replicas = [replica for name in loaded for replica in plan[name].replicas]
             swaps.append(
                 Swap(
                     asked=asked,
@@ -163,7 +163,7 @@ def swap_table(plan: FleetPlan) -> tuple[Swap, ...]:
                     loaded=loaded,
                     unloaded=unloaded,
                     seconds=_load_s(plan, loaded),
-                    basis=max((way.load_basis for way in ways), key=_TRUST.index),
+                    basis=max((replica.load_basis for replica in replicas), key=_TRUST.index),
                 )
             )
     return tuple(swaps)
@@ -178,8 +178,8 @@ def _load_s(plan: FleetPlan, names: Iterable[str]) -> float | None:
     """Seconds of loading these models one after the other; None if one is unknown. Replicas load together."""
     total = 0.0
     for name in names:
-        seconds = [way.load_s for way in plan[name].ways if way.load_s is not None]
-        if len(seconds) < len(plan[name].ways):
+        seconds = [replica.load_s for replica in plan[name].replicas if replica.load_s is not None]
+        if len(seconds) < len(plan[name].replicas):
             return None
         total += max(seconds)
     return total

@@ -111,8 +111,8 @@ class RoutedModels:
             info = None
         return RoutedModel(
             spec=packed.spec,
-            plan=packed.ways[0].plan,
-            n_replicas=len(packed.ways),
+            plan=packed.replicas[0].plan,
+            n_replicas=len(packed.replicas),
             config=self.settings.configs[name],
             info=info,
         )

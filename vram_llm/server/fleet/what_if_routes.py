@@ -79,7 +79,7 @@ def fleet_plan_router(fleet: ServedFleet, models: RoutedModels, about: AskAbout 
 
 def plan_beside(plan: FleetPlan, model: PackedModel, uses: Iterable[Mapping[str, int]]) -> Plan:
     """A model's plan with all devices that it may use, in the memory that `uses` of others leave."""
-    first, reserve_bytes = model.ways[0].plan, model.spec.workload.reserve_bytes
+    first, reserve_bytes = model.replicas[0].plan, model.spec.workload.reserve_bytes
     ids = model.spec.devices or tuple(device.id for device in plan.devices)
     host = first.host or read_host()
     whole = Machine(
