@@ -66,18 +66,18 @@ class LeaseTimes:
     _came_at: float | None = None
 
     def note_request(self, now: float) -> None:
-        """A request has come."""
+        """Note a request, for the time between requests."""
         if self._came_at is not None:
             self._gap_s = _mixed(self._gap_s, now - self._came_at)
         self._came_at = now
 
     def note_lease(self, seconds: float) -> None:
-        """A lease has ended."""
+        """Note the length of a lease that has ended."""
         self._lease_s = _mixed(self._lease_s, seconds)
 
     @property
     def are_steady(self) -> bool:
-        """Whether requests come before those before them have ended."""
+        """Whether the next request usually comes before the earlier ones have ended."""
         return self._gap_s is not None and self._gap_s < (self._lease_s or _DEFAULT_LEASE_S)
 
     def drain_s(self, ages_s: list[float]) -> float:
@@ -151,20 +151,20 @@ class ManagedModel:
         return lease
 
     def end_lease(self, lease: Lease, now: float) -> None:
-        """A lease has ended; one of an earlier engine is not counted."""
+        """End a lease. One of an earlier engine does not count."""
         if lease in self.leases:
             self.leases.discard(lease)
             self.times.note_lease(now - lease.began)
             self.last_used = now
 
     def grant_all(self, now: float) -> None:
-        """Give all that wait a lease."""
+        """Give each waiting request a lease."""
         while self.waiters:
             if not (granted := self.waiters.popleft().granted).done():
                 granted.set_result(self.begin_lease(now))
 
     def abandon(self, waiter: Waiter, now: float) -> None:
-        """A request waits no more, or has gone before it took its lease."""
+        """Forget a request that no longer waits, and end the lease if it was granted one meanwhile."""
         with contextlib.suppress(ValueError):
             self.waiters.remove(waiter)
         self._end_order_if_done()
@@ -173,7 +173,7 @@ class ManagedModel:
             self.end_lease(granted.result(), now)
 
     def fail_waiters(self, error: VramLLMError) -> None:
-        """End all requests that wait with `error`."""
+        """Raise `error` in each waiting request."""
         while self.waiters:
             if not (granted := self.waiters.popleft().granted).done():
                 granted.set_exception(error)
@@ -182,22 +182,22 @@ class ManagedModel:
     # -- life ------------------------------------------------------------------------------------
 
     def want(self, now: float) -> None:
-        """Load it as if a request asked for it. Takes back an order to unload that has not begun."""
+        """Ask for a load, as a request does. Takes back an order to unload that has not begun."""
         if self.phase in (Phase.ABSENT, Phase.LOADING):
             self.why_ordered_out = ""
         if self.phase is not Phase.RESIDENT and self.wanted_since is None:
             self.wanted_since = now
 
     def order_out(self, why: str, now: float, *, sleeps: bool = False) -> None:
-        """Unload it as soon as that loses no request."""
+        """Order to unload the model, once no request is lost by it."""
         self.wanted_since, self.is_asleep = None, sleeps
         self.why_ordered_out, self.ordered_at = why, now
         self._end_order_if_done()
 
     def change(self, packed: PackedModel, now: float, *, is_alike: bool) -> None:
-        """Take another plan. Unless it `is_alike`, an engine that is loaded ends, and the next one begins."""
+        """Take another plan. Unless it `is_alike`, a loaded engine ends, and another one is loaded."""
         self.packed = packed
-        if self.is_gone and not self.is_outdated:  # it was to leave, and is back
+        if self.is_gone and not self.is_outdated:  # its removal from the configuration is taken back
             self.why_ordered_out = ""
         self.is_gone = False
         if is_alike:
@@ -211,21 +211,21 @@ class ManagedModel:
         self.is_outdated = True
 
     def note_drain(self, why: str, phase: Phase, now: float) -> None:
-        """It begins to leave, for another model's sake (`why`) or its own."""
+        """Note that the engine drains: because of an order, a changed plan, or else `why`."""
         self.phase, self.drained_at = phase, now
         changed = "the configuration has changed" if self.is_outdated else ""
         self.why_drained = self.why_ordered_out or changed or why
 
     def note_load_began(self, now: float) -> None:
-        """There is memory for it."""
+        """Note that a load begins."""
         self.phase, self.began_at, self.is_asleep, self.failure = Phase.LOADING, now, False, None
 
     def take(self, packed: PackedModel) -> None:
-        """Load by these plans."""
+        """Take the plans of `packed` for the next load."""
         self.replicas = packed.replicas
 
     def note_loaded(self, now: float) -> None:
-        """The engine is ready."""
+        """Note that the engine is ready, and grant the waiting requests."""
         self.phase, self.loaded_at, self.last_used = Phase.RESIDENT, now, now
         self.out_since = None
         self.load_s = now - self.began_at
@@ -234,12 +234,12 @@ class ManagedModel:
         self.grant_all(now)
 
     def note_engine_state(self, now: float) -> None:
-        """The state of its engine has changed: it may be out, or back."""
+        """Note since when the resident engine does not work; None while it works."""
         is_out = self.phase is Phase.RESIDENT and self.state is not ModelState.RESIDENT
         self.out_since = (now if self.out_since is None else self.out_since) if is_out else None
 
     def note_failed(self, error: VramLLMError, now: float) -> None:
-        """The engine could not be loaded, or has ended for good. Requests wait on for another plan."""
+        """Note a failed load, or an engine that ended. Waiting requests fail, unless another plan follows."""
         is_outdated = self.is_outdated
         self.note_gone(now)
         if not is_outdated:
@@ -249,7 +249,7 @@ class ManagedModel:
             self.fail_waiters(error)
 
     def note_gone(self, now: float) -> None:
-        """The engine has ended. The next load is by the plan."""
+        """Note that the engine has ended. The next load is by the plans of `packed`."""
         if self.phase is not Phase.LOADING and now - self.loaded_at >= _CALM_S:
             self.n_failures = 0
         self.phase, self.is_cut_off, self.is_outdated = Phase.ABSENT, False, False
@@ -261,7 +261,7 @@ class ManagedModel:
         self._end_order_if_done()
 
     def _end_order_if_done(self) -> None:
-        """An order to unload is done if nothing is loaded and no request waits that is older."""
+        """End an order to unload if nothing is loaded and no request waits that is older."""
         if self.phase is Phase.ABSENT and not any(each.since <= self.ordered_at for each in self.waiters):
             self.why_ordered_out = ""
 
@@ -269,7 +269,7 @@ class ManagedModel:
 
     @property
     def is_leaving(self) -> bool:
-        """Whether its engine is to end, whoever waits for it."""
+        """Whether the engine has to end, even if requests wait for the model."""
         return bool(self.why_ordered_out) or self.is_outdated
 
     @property
@@ -279,21 +279,21 @@ class ManagedModel:
         return self.phase is Phase.LOADING and (self.is_outdated or (bool(self.why_ordered_out) and is_idle))
 
     def retry_in_s(self, now: float) -> float:
-        """The time in which requests get the error of a failed load without another load; 0: it is over."""
+        """Seconds until a request may try a load again after a failed one; 0: now."""
         if self.failure is None:
             return 0.0
         return max(self.failed_at + retry_wait_s(self.n_failures) - now, 0.0)
 
     @property
     def expected_load_s(self) -> float:
-        """Of its next load: as measured, else as predicted. Replicas load at the same time."""
+        """Seconds of the next load, measured or else predicted. Replicas load at the same time."""
         if self.load_s is not None:
             return self.load_s
         predicted = [replica.load_s for replica in self.packed.replicas if replica.load_s is not None]
         return max(predicted, default=_DEFAULT_LOAD_S)
 
     def standing(self, now: float, partners: frozenset[str]) -> Standing:
-        """The model as the policy sees it."""
+        """The facts of the model that the policy needs (residency.py)."""
         spec, load_s = self.packed.spec, self.expected_load_s
         waits = [waiter.since for waiter in self.waiters]
         waits += [] if self.wanted_since is None else [self.wanted_since]
