@@ -1,6 +1,6 @@
 """Tune a model over unequal workers, and compare the winner with every split measured by itself.
 
-    python -m bench.tune [--show two|three] [--minutes 4] [--loads 3] [--seconds 1.5]
+    python -m bench.tune [--show two|three|heads] [--minutes 4] [--loads 3] [--seconds 1.5]
 
 RPC workers run on this computer, each on a core and limited to a share of it (bench/rig.py). Nothing is
 calibrated. `tune` runs twice with a store of its own; the second run starts from what the first learned. Then
@@ -9,6 +9,8 @@ process of its own: medians.
 
 two     one full-speed worker and one at 30 %, of which neither holds the whole model
 three   workers at full speed, at 50 % and at 25 %, with so little memory that all are needed
+heads   no workers: a model whose MTP head mostly agrees with it, and one whose head never does. `tune` should
+        keep the first head, and leave the second out
 
 Two cores are enough, and root is needed. Nothing else should run meanwhile.
 """
@@ -21,23 +23,34 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bench.mtp import KINDS, SHAPE
 from bench.rig import measure_on, worker
 from bench.uneven import FULL_CORE, SLOW_CORE, fitting
+from tests.zoo.heads import HEADS, write_agreeing
+from tests.zoo.loadable import with_vocabulary
 from tools.random_model import write_llama
 from vram_llm.llama.measure.measure_plan import measure_plan, step_seconds
 from vram_llm.llama.measure.measure_plan_wire import PlanMeasurementRequest
 from vram_llm.machine.json_store import DATA_DIR_VARIABLE
+from vram_llm.planner.tensor_split import SplitChoice
 from vram_llm.planner.tuning.proposals import split_name
-from vram_llm.planner.types import Plan, Workload
+from vram_llm.planner.types import FlashAttention, Plan, Workload
 from vram_llm.workflows import detection, planning
 from vram_llm.workflows.tuning.results import TuneResult
 from vram_llm.workflows.tuning.run import tune
 
 DEPTH = 16
-# the micro-batch is given: the splits alone are compared
+# the micro-batch and the split mode are given: the splits alone are compared
 WISH = Workload(
-    n_ctx=512, parallel=1, reserve_bytes=0, expect_depth=DEPTH, n_gpu_layers=-1, n_batch=512, n_ubatch=512
-)
+    n_ctx=512, parallel=1, reserve_bytes=0, expect_depth=DEPTH, n_gpu_layers=-1, n_batch=512, n_ubatch=512,
+    split_mode=SplitChoice.LAYER,
+)  # fmt: skip
+# drafts alone are compared
+HEAD_WISH = Workload(
+    n_ctx=1024, parallel=1, reserve_bytes=0, expect_depth=64, n_gpu_layers=0, n_ubatch=512, n_threads=1,
+    flash_attn=FlashAttention.ON,
+)  # fmt: skip
+_SHARPNESS = 7  # of the model's next token: as sharp at the temperature of `tune` as in bench.mtp
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +106,17 @@ def three(folder: Path, effort: TuneEffort) -> None:
         _show(_model(folder), [f"{full}@102MiB", f"{half}@90MiB", f"{quarter}@90MiB"], effort)
 
 
-SHOWS: dict[str, Callable[[Path, TuneEffort], None]] = {"two": two, "three": three}
+def heads(folder: Path, effort: TuneEffort) -> None:
+    """Heads that draft well and in vain."""
+    for kind in KINDS:
+        model = with_vocabulary(HEADS["glm4_moe"](**SHAPE))
+        path = write_agreeing(model, folder / f"{kind}.gguf", agrees=kind == "agrees", sharpness=_SHARPNESS)
+        print(f"the head {kind}")
+        _print_run(1, tune(str(path), detection.detect(), HEAD_WISH, minutes=effort.minutes))
+        path.unlink()
+
+
+SHOWS: dict[str, Callable[[Path, TuneEffort], None]] = {"two": two, "three": three, "heads": heads}
 
 
 def _model(folder: Path) -> str:
@@ -146,6 +169,7 @@ def _print_run(number: int, result: TuneResult) -> None:
     for row in result.rows:
         rates = f"expected {row.expected_tokens_per_s or 0:.1f}, measured {row.tokens_per_s or 0:.1f} tok/s"
         ratio = "" if row.ratio is None else f", {row.ratio:+.1%}"
+        ratio += "" if row.accepted is None else f", {row.accepted:.0%} of drafted tokens accepted"
         print(f"    {row.name:<28} {rates}{ratio}{f', failed: {row.failed}' if row.failed else ''}")
     for note in result.notes:
         print(f"    note: {note}", flush=True)

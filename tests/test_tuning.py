@@ -8,22 +8,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.cli.running import command, environment, run_here
 from tests.patience import PATIENCE_S
 from tests.workers import running_workers
 from tools.random_model import write_llama
-from vram_llm.errors import BadPlan, EngineDied, NotBuilt
+from vram_llm.errors import BadPlan, EngineDied, NotBuilt, TuneRunning, WorkerUnreachable
 from vram_llm.llama.measure import measure_plan as measuring
 from vram_llm.llama.measure.measure_plan_wire import PlanMeasurement, PlanMeasurementRequest
 from vram_llm.machine import calibration_store
 from vram_llm.machine.json_store import DATA_DIR_VARIABLE
 from vram_llm.machine.types import Fact, Link, Machine, Source, Speed
+from vram_llm.planner.tensor_split import SplitChoice
+from vram_llm.planner.tuning.choice import choice_of
 from vram_llm.planner.types import Plan, Workload
 from vram_llm.units import MIB
 from vram_llm.workflows import detection, planning
 from vram_llm.workflows.tuning import llama_server, store
+from vram_llm.workflows.tuning.one_at_a_time import one_at_a_time
 from vram_llm.workflows.tuning.results import TuneProgress, TuneResult
 from vram_llm.workflows.tuning.run import tune
 
@@ -77,9 +81,15 @@ class ScriptedMeasurements:
     """
 
     def __init__(
-        self, fastest: str | None = None, *, crashing: str = "", interrupted_after: int = 1000
+        self,
+        fastest: str | None = None,
+        *,
+        crashing: str = "",
+        interrupted_after: int = 1000,
+        unreachable_after: int = 1000,
     ) -> None:
         self.fastest, self.crashing, self.left = fastest, crashing, interrupted_after
+        self.unreachable_after = unreachable_after
         self.seen: list[str] = []
 
     def __call__(self, request: PlanMeasurementRequest, on_progress: object = None) -> PlanMeasurement:
@@ -88,6 +98,8 @@ class ScriptedMeasurements:
         self.left -= 1
         if self.left < 0:
             raise KeyboardInterrupt
+        if len(self.seen) > self.unreachable_after:
+            raise WorkerUnreachable("worker 127.0.0.1:50052: nobody listens")
         if name == self.crashing:
             raise EngineDied("llama.cpp ended while tiny was measured: out of memory")
         self.fastest = self.fastest or next((each for each in self.seen if each != self.seen[0]), None)
@@ -215,6 +227,48 @@ def test_speeds_are_learned(
     assert any("learned for later plans" in note for note in result.notes)
 
 
+def test_a_worker_that_ends_ends_the_run(
+    model: str, rig: Machine, own_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, unreachable_after=3)
+    with pytest.raises(WorkerUnreachable, match=r"nobody listens; the measurements are kept, and the next"):
+        tuned(model, rig)
+    (record,) = store.read()[0].values()
+    assert record.rows
+    assert record.choice is None
+
+
+def test_a_second_run_at_the_same_time_is_refused(model: str, rig: Machine, own_store: Path) -> None:
+    with one_at_a_time(), pytest.raises(TuneRunning, match=rf"\(process {os.getpid()}\) is measuring"):
+        tuned(model, rig)
+    with one_at_a_time():
+        pass
+
+
+def test_a_folder_that_cannot_be_written_has_no_lock(
+    own_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own_store / "file").touch()
+    monkeypatch.setenv(DATA_DIR_VARIABLE, str(own_store / "file"))
+    with one_at_a_time(), one_at_a_time():
+        pass
+
+
+def test_a_tensor_split_that_is_kept_is_used(rig: Machine, own_store: Path, plan: PlanHere) -> None:
+    model = str(write_llama(own_store / "wide.gguf", n_embd=256, n_ff=(512,) * 4, n_head=4, n_head_kv=2))
+    by_tensors = plan(model, rig, replace(WISH, split_mode=SplitChoice.TENSOR))
+    files, context = planning.PlannedFiles.read(model, WISH), by_tensors.context
+    record = store.new_record(files.identities, rig, WISH, context.n_ctx, by_tensors.model.name)
+    choice = choice_of(by_tensors.placement, context)
+    store.store(msgspec.structs.replace(record, choice=choice, tokens_per_s=50.0, gain=0.3, margin=0.01))
+    after = plan(model, rig, WISH)
+    assert [note for note in after.notes if note.startswith("tuned on ")]
+    assert (after.placement, after.context) == (by_tensors.placement, context)
+    for mode in SplitChoice:
+        found = plan(model, rig, replace(WISH, split_mode=mode))
+        assert not [note for note in found.notes if "tuned" in note]
+
+
 def test_refusals(model: str, rig: Machine, own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(own_store))
     monkeypatch.setenv("XDG_CACHE_HOME", str(own_store))
@@ -252,6 +306,16 @@ def test_the_command(model: str, own_store: Path, monkeypatch: pytest.MonkeyPatc
     assert "tuned on" not in run_here("plan", model, *small, "--no-tuned", env=env).stdout
     result = json.loads(run_here("tune", model, *small, "--minutes", "0.1", "--json", env=env).stdout)
     assert result["winner"] == "micro-batches of 128"
+
+
+def test_nothing_to_choose(model: str, own_store: Path) -> None:
+    options = ["--n-gpu-layers", "0", "--n-ctx", "256", "--n-ubatch", "64", "--threads", "1", "-fa", "on"]
+    env = environment() | {DATA_DIR_VARIABLE: str(own_store)}
+    done = run_here("tune", model, *options, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "There is nothing to choose: no other plan of tiny" in one_line(done.stdout)
+    result = json.loads(run_here("tune", model, *options, "--json", env=env).stdout)
+    assert (result["had_choice"], result["winner"], result["rows"]) == (False, None, [])
 
 
 def one_line(text: str) -> str:

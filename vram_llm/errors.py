@@ -32,6 +32,7 @@
     │   └── MissingExtra        33   an optional package is not installed
     ├── ServerUnreachable       34   no server answers `chat`, `watch` or `bench serve`
     ├── DiskFull                35   a model to fetch is larger than the disk's free space
+    ├── TuneRunning             36   another `tune` measures on this computer
     ├── Overloaded              --   the queue is full; the same request may succeed later
     └── RequestError            --   one request is at fault, nothing else (HTTP only)
         ├── ContextExceeded     --   its prompt is longer than the context
@@ -302,6 +303,12 @@ class DiskFull(VramLLMError):
     """The disk has less room than a download needs."""
 
     exit_code = 35
+
+
+class TuneRunning(VramLLMError):
+    """Another `tune` measures on this computer."""
+
+    exit_code = 36
 
 
 class Overloaded(VramLLMError):

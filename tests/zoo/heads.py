@@ -72,9 +72,17 @@ HEADS: dict[str, Callable[..., Model]] = {"glm4_moe": glm4_moe, "qwen35": qwen35
 
 
 def write_agreeing(
-    model: Model, path: Path, common: str = "F32", faintness: float = 0.03, *, agrees: bool = True
+    model: Model,
+    path: Path,
+    common: str = "F32",
+    faintness: float = 0.03,
+    *,
+    agrees: bool = True,
+    sharpness: float = 1.0,
 ) -> Path:
     """Write a model whose head mostly predicts the model's own next token, or never without `agrees`.
+
+    With more `sharpness` the most likely token is more likely, as a model's that was trained.
 
     The blocks add only `faintness` to the embedding of the last token, so that it decides the next one; the
     head takes this embedding as it is and leaves the hidden state out. Without `agrees` it mixes both up.
@@ -85,6 +93,8 @@ def write_agreeing(
             return np.ones_like(random)
         if agrees and name.endswith("nextn.eh_proj.weight"):
             return np.eye(*random.shape, dtype=np.float32)
+        if name == "output.weight":
+            return random * np.float32(sharpness)
         if name == "token_embd.weight":
             return random * np.float32(np.sqrt(random.shape[1]))
         is_last = any(part in name for part in ("attn_output", "ffn_down", "ssm_out"))

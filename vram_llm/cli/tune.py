@@ -72,5 +72,6 @@ def command(
     for note in result.notes:
         terminal.say(f"note: {note}", err=True)
     if result.is_interrupted:
-        terminal.say("interrupted: the measurements are kept, and the next run starts from them", err=True)
+        kept = "the measurements are kept, and the next run starts from them"
+        terminal.say(f"interrupted: {kept if result.is_stored else 'nothing is kept'}", err=True)
         ctx.exit(EXIT_INTERRUPTED)

@@ -91,9 +91,14 @@ def tuned_table(rows: Sequence[TuneRow], width: int) -> list[Line]:
 def print_tuned(result: TuneResult) -> None:
     """Print the table, what it was measured with, and the winner with its margin."""
     width = terminal.width()
+    if not result.rows:
+        terminal.show(wrap(verdict(result), width, Style.STRONG))
+        return
     streams = "one stream" if result.streams == 1 else f"{result.streams} streams together"
+    written = ", in text that the model writes" if result.by_generation else ""
     how = (
-        f"tok/s of {streams} behind {result.depth:,} tokens each, prompts of {result.prompt_tokens:,}; "
+        f"tok/s of {streams} behind {result.depth:,} tokens each{written}, prompts of "
+        f"{result.prompt_tokens:,}; "
         "request: a prompt and 512 tokens; gain: over the planner's choice (*) in the same passes; "
         "noise: half the range of the loads"
     )
@@ -108,20 +113,26 @@ def print_tuned(result: TuneResult) -> None:
 
 def verdict(result: TuneResult) -> str:
     """The sentence about the winner."""
+    if not result.had_choice and not result.rows:
+        return (
+            f"There is nothing to choose: no other plan of {result.model} fits these devices and options, so "
+            "nothing was measured, and plan and serve use the prediction's choice."
+        )
     gain, margin = result.best_rival_gain, result.best_rival_margin
     if result.winner is None or result.tokens_per_s is None:
         return "No plan is kept: nothing was compared to the end."
+    kept = "Kept for plan and serve" if result.kept else "Not kept, but the fastest"
+    speed = f"{rate(result.tokens_per_s)} tok/s"
     if result.gain is not None and result.margin is not None:
         return (
-            f"Kept for plan and serve: {result.winner}, {rate(result.tokens_per_s)} tok/s, {result.gain:.1%} "
-            f"over the prediction's choice (+-{result.margin:.1%}, {result.n_pairs} pairs)."
+            f"{kept}: {result.winner}, {speed}, {result.gain:.1%} over the prediction's choice "
+            f"(+-{result.margin:.1%}, {result.n_pairs} pairs)."
         )
     if gain is None or margin is None:
-        return f"Kept for plan and serve: {result.winner}, {rate(result.tokens_per_s)} tok/s."
+        return f"{kept}: {result.winner}, {speed}."
     return (
-        f"Kept for plan and serve: the prediction's choice, {result.winner}, {rate(result.tokens_per_s)} "
-        f"tok/s; the best other plan is {gain:+.1%} (+-{margin:.1%}, {result.n_pairs} pairs), which is no "
-        "certain gain."
+        f"{kept}: the prediction's choice, {result.winner}, {speed}; the best other plan is {gain:+.1%} "
+        f"(+-{margin:.1%}, {result.n_pairs} pairs), which is no certain gain."
     )
 
 

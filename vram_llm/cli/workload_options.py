@@ -91,10 +91,12 @@ WORKLOAD_OPTIONS = (
         'Set the split: a share for each device in device order, "0,38,43", or shares by name in the order '
         'of computation, "GPU2=43,GPU1=38". A device without a share gets no layers.'
     )),
-    PlanOption(flags="--split-mode -sm", fields=("split_mode",), type=choice_of(SplitChoice), from_field=str,
-               to_field=SplitChoice, help="layer: each device has whole layers; tensor: a share of every "
-               "layer (experimental in llama.cpp); auto: tensor if it is predicted faster by a quarter, with "
-               "experts by half."),
+    PlanOption(flags="--split-mode -sm", fields=("split_mode",), type=choice_of(SplitChoice),
+               has_default=False, to_field=SplitChoice, help=(
+        "layer: each device has whole layers; tensor: a share of every layer (experimental in llama.cpp); "
+        "auto: tensor if it is predicted faster by a quarter, with experts by half.  [default: layer, unless "
+        "`tune` has measured that tensor is faster]"
+    )),
     PlanOption(flags="--override-tensor -ot", fields=OVERRIDES, type=OverrideListType(), multiple=True,
                metavar="PATTERN=DEVICE,...", help=(
         "Put tensors whose names match a regular expression on a device (GPU0, CPU) other than their "
@@ -147,7 +149,8 @@ WORKLOAD_OPTIONS = (
                help=(
         "Draft model: a smaller model of the same vocabulary that drafts tokens for MODEL to verify. It goes "
         "on an idle card, or else on the card with the most free memory. Its context is as long as MODEL's. "
-        "mtp: MODEL's own MTP head; auto: this head if the file has one and it pays."
+        "mtp: MODEL's own MTP head; auto: this head if the file has one and it pays; none: no drafts.  "
+        "[default: none, unless `tune` has measured that the head pays]"
     )),
     PlanOption(flags="--draft-device -devd --device-draft", fields=("draft_device",), metavar="DEVICE",
                has_default=False, help="The draft model's device, such as GPU0, or host."),

@@ -7,7 +7,7 @@ from vram_llm.machine.types import Device, DeviceKind, Machine
 from vram_llm.model.pooling import Pooling
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.quants import KV_TYPES
-from vram_llm.planner.mtp import MTP, most_drafted, mtp_refusal
+from vram_llm.planner.mtp import MTP, has_draft, most_drafted, mtp_refusal
 from vram_llm.planner.padding import pad
 from vram_llm.planner.tensor_split import SplitChoice
 from vram_llm.planner.types import BackendSampling, Context, FlashAttention, Objective, Workload
@@ -42,15 +42,15 @@ def wants_auto_context(profile: ModelProfile, workload: Workload) -> bool:
     have models with a draft model, because its context is as long as the model's.
     """
     is_open = workload.n_ctx is None and not wants_largest_context(workload)
-    return is_open and workload.draft is None and (workload.pooling or profile.pooling) is None
+    return is_open and not has_draft(workload) and (workload.pooling or profile.pooling) is None
 
 
 def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload) -> Context:
     """The context with every choice made and llama.cpp's own rounding. Raises BadPlan."""
-    if wants_largest_context(workload) and workload.draft is not None:
+    if wants_largest_context(workload) and has_draft(workload):
         raise BadPlan("a draft model takes as much context as the model: with --draft, give --n-ctx a number")
     pooling = workload.pooling or profile.pooling
-    if pooling is not None and workload.draft is not None:
+    if pooling is not None and has_draft(workload):
         raise BadPlan("embeddings are not drafted: leave --draft out")
     trained = profile.context_length or Workload.DEFAULT_N_CTX
     _check_classifier(profile, pooling)
@@ -67,7 +67,7 @@ def resolve_context(profile: ModelProfile, machine: Machine, workload: Workload)
     n_batch = min(workload.n_batch or max(Workload.DEFAULT_N_BATCH, n_ubatch), n_ctx)
     _check_kv_types(profile, workload)
     # each drafted token is checked with a row of its own
-    least_rows = workload.parallel * (1 if workload.draft is None else 1 + DRAFTED_TOKENS)
+    least_rows = workload.parallel * (1 + DRAFTED_TOKENS if has_draft(workload) else 1)
     if workload.n_outputs_max is not None and workload.n_outputs_max < least_rows:
         raise BadPlan(
             f"{workload.parallel} sequences that decode need {least_rows} rows of logits a step, and "
@@ -123,7 +123,7 @@ def _n_mtp(profile: ModelProfile, workload: Workload) -> int:
         raise BadPlan(reason)
     if workload.from_disk:
         raise BadPlan("an MTP head needs its weights in memory: leave --draft mtp or --from-disk out")
-    if workload.split_mode is not SplitChoice.LAYER:
+    if workload.split_mode not in (None, SplitChoice.LAYER):
         raise BadPlan("an MTP head is not used with a tensor split: leave --draft mtp or the split mode out")
     return most_drafted(profile)
 

@@ -5,14 +5,20 @@ from dataclasses import replace
 
 from vram_llm.model import rules
 from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.types import Context, Plan
+from vram_llm.planner.types import Context, Plan, Workload
 
 MTP = "mtp"  # the draft model's name for the model's own head; llama-server: --spec-type draft-mtp
 AUTO = "auto"  # in its place: the model's own head if its file has one, and it pays
+NO_DRAFT = "none"  # in its place: no drafts, whatever `tune` has measured
 MOST_DRAFTED = 8  # tokens at once, by a head of a model that can take back any number of tokens
 MOST_DRAFTED_BY_STATES = 3  # by a head of a hybrid, which keeps a state for each: --spec-draft-n-max
 EXPECTED_DRAFTED = 3  # tokens in a step, by which placements are compared
 _F32_BYTES = 4
+
+
+def has_draft(workload: Workload) -> bool:
+    """Whether the user asks for drafts of a model or of a head."""
+    return workload.draft not in (None, NO_DRAFT)
 
 
 def mtp_refusal(profile: ModelProfile) -> str | None:

@@ -104,7 +104,7 @@ class Workload:
     reserve_bytes: int = 1024 * MIB  # kept free on every device and on the host
     n_gpu_layers: int | None = None  # counted as in llama.cpp: the output is one layer
     tensor_split: TensorSplit | None = None
-    split_mode: SplitChoice = SplitChoice.LAYER
+    split_mode: SplitChoice | None = None  # None: by layers
     overrides: tuple[Override, ...] | None = None  # None: the planner moves weights where that helps
     op_offload: bool | None = None  # copy the host's weights to the first device for prompts; None: if faster
     kv_offload: bool | None = None  # keep the KV cache on the devices of its layers, not on the host
@@ -119,7 +119,7 @@ class Workload:
     loras: tuple["Lora", ...] = ()
     control_vectors: tuple["ControlVector", ...] = ()
     control_vector_layers: tuple[int, int] | None = None  # the first and the last that get them; None: all
-    draft: str | None = None  # a smaller model whose drafts this model verifies
+    draft: str | None = None  # a smaller model that drafts tokens, or a name of mtp.py
     draft_device: str | None = None  # the id of the draft model's device, or "host"
     n_threads: int | None = None
     n_threads_batch: int | None = None

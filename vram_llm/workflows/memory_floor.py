@@ -8,6 +8,7 @@ from vram_llm.errors import BadPlan, EngineDied, NotBuilt
 from vram_llm.model.header_reader import read_header
 from vram_llm.model.metadata_overrides import with_overrides
 from vram_llm.model.profile import profile
+from vram_llm.planner.mtp import has_draft
 from vram_llm.planner.rope import with_rope
 from vram_llm.workflows import planning
 from vram_llm.workflows.argument_types import check_field_types, check_type
@@ -38,7 +39,7 @@ def memory_floor(
     check_type("machine", machine, Machine)
     check_type("workload", workload, Workload)
     check_field_types(workload)
-    if workload.loras or workload.control_vectors or workload.mmproj or workload.draft:
+    if workload.loras or workload.control_vectors or workload.mmproj or has_draft(workload):
         raise BadPlan(
             "the memory floor is of the model alone: leave adapters, control vectors, projector and draft "
             "model out"

@@ -26,7 +26,15 @@ from vram_llm.model.metadata_overrides import unknown_keys, with_overrides
 from vram_llm.model.profile import ModelProfile, profile, with_adapters, with_control_vectors
 from vram_llm.model.projector import read_projector
 from vram_llm.planner.draft_speed import WORTH_DRAFTING, drafting_gain, gain_text
-from vram_llm.planner.mtp import AUTO, MTP, head_costs_room, llama_refusal, most_drafted, mtp_refusal
+from vram_llm.planner.mtp import (
+    AUTO,
+    MTP,
+    NO_DRAFT,
+    head_costs_room,
+    llama_refusal,
+    most_drafted,
+    mtp_refusal,
+)
 from vram_llm.planner.rope import with_rope
 from vram_llm.planner.types import HOST, CompanionKind
 from vram_llm.units import format_bytes
@@ -79,9 +87,7 @@ def plan(
     check_type("workload", workload, Workload)
     check_field_types(workload)
     with nullcontext(dry) if dry is not None else dry_run() as asked:
-        if workload.draft == AUTO:
-            return _plan_with_auto_draft(model, machine, workload, asked, compares=compares)
-        files = PlannedFiles.read(model, workload)
+        files = PlannedFiles.read(model, without_auto(workload))
         if workload.draft == MTP and (reason := _head_refusal(files.model, files.profile, asked)) is not None:
             raise BadPlan(reason)
         if isinstance(files.model.path, Path):
@@ -90,12 +96,16 @@ def plan(
         if kept is not None and kept.workload is not None:
             try:
                 noted = dataclasses.replace(machine, notes=(kept.note, *machine.notes))
-                return _plan_with_found_files(files, noted, kept.workload, asked, compares=compares)
+                own = PlannedFiles.read(model, kept.workload)  # perhaps without the draft model
+                return _plan_with_found_files(own, noted, kept.workload, asked, compares=compares)
             except (DoesNotFit, BadPlan, BadSplit, ModelRefused, NotBuilt, EngineDied) as error:
                 why = str(error).partition(";")[0]
                 machine = _with_notes(machine, f"the plan tuned on {kept.tuned_on} is not used: {why}")
         elif kept is not None:
             machine = _with_notes(machine, kept.note)
+        if workload.draft == AUTO:
+            untuned = dataclasses.replace(workload, use_tuned=False)
+            return _plan_with_auto_draft(model, machine, untuned, asked, compares=compares)
         try:
             return _plan_with_found_files(files, machine, workload, asked, compares=compares)
         except (NotBuilt, EngineDied) as error:
@@ -107,11 +117,16 @@ def plan(
             raise
 
 
+def without_auto(workload: "Workload") -> "Workload":
+    """`workload` without drafts if the planner chooses them."""
+    return dataclasses.replace(workload, draft=None) if workload.draft == AUTO else workload
+
+
 def _plan_with_auto_draft(
     model: str, machine: "Machine", workload: "Workload", dry: "DryRun", *, compares: bool
 ) -> "Plan":
     """The plan with the model's own MTP head if that pays; else without it. A note says why."""
-    without = dataclasses.replace(workload, draft=None)
+    without = without_auto(workload)
     plain = plan(model, machine, without, dry, compares=compares)
 
     def noted(chosen: "Plan", note: str) -> "Plan":
@@ -181,7 +196,7 @@ class PlannedFiles:
         own = with_control_vectors(with_adapters(base, loras), vectors)
         own = with_rope(own, workload.rope)
         nearby = nearby_files(header, own, workload)
-        draft = None if workload.draft in (None, MTP) else read_header(resolve(workload.draft))
+        draft = None if workload.draft in (None, MTP, NO_DRAFT) else read_header(resolve(workload.draft))
         if draft is not None and (reason := head_refusal(draft)) is not None:
             raise BadPlan(reason)
         slow = () if draft is None else _slow_draft(profile(draft), own)

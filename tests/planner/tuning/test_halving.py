@@ -8,6 +8,7 @@ from vram_llm.planner.tuning.halving import (
     LEAST_PAIRS,
     MOST_CANDIDATES,
     MOST_MEASURING_S,
+    answer_lengths,
     n_candidates,
     n_rounds,
     pair_times,
@@ -51,6 +52,14 @@ def test_rounds_and_pairs_fit_the_time(seconds: float, cost_s: float) -> None:
     pairs = pair_times(left_s, cost_s)
     assert pairs.n_measurements >= LEAST_PAIRS
     assert 2 * pairs.n_measurements * (pairs.seconds + cost_s) <= left_s * 1.01
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "expected"),
+    [(None, (1, 16)), (3, (1, 16)), (40, (1, 40)), (64, (1, 64)), (100, (2, 50)), (5000, (12, 64))],
+)
+def test_answers_fill_the_time(n_tokens: float | None, expected: tuple[int, int]) -> None:
+    assert answer_lengths(n_tokens) == expected
 
 
 def test_later_rounds_look_longer() -> None:

@@ -14,6 +14,7 @@ from vram_llm.planner.llama_split import device_of_layers, placement_flags, plac
 from vram_llm.planner.memory.analytic_meter import is_pipelined, swa_cells
 from vram_llm.planner.memory.backend_kernels import OFFLOADING_KINDS
 from vram_llm.planner.memory.flash_attention import uses_flash_attention
+from vram_llm.planner.mtp import has_draft
 from vram_llm.planner.search.candidate import Candidate, analytic, uses_host
 from vram_llm.planner.search.prompt_choice import plan_with_prompts
 from vram_llm.planner.search.suggestions import longest_on_cards
@@ -150,11 +151,11 @@ def _changes(
         return WorkloadChange(name=name, flags=flags, machine=machine, workload=changed)
 
     context = chosen.context
-    has_draft = workload.draft is not None  # a draft model has the model's context, which then stays
+    drafts = has_draft(workload)  # a draft model has the model's context, which then stays
     quantized_kv = {"kv_type_k": "q8_0", "kv_type_v": "q8_0"}
     can_quantize = can_quantize_cache(profile, workload)
     is_free = workload.tensor_split is None and workload.n_gpu_layers is None and not workload.overrides
-    if uses_host(profile, chosen.placement) and not has_draft and is_free:
+    if uses_host(profile, chosen.placement) and not drafts and is_free:
         kv_types: list[tuple[tuple[str, ...], dict[str, str]]] = [((), {})]
         kv_types += [(("--kv-type", "q8_0"), quantized_kv)] if can_quantize else []
         for flags, fields in kv_types:
@@ -172,12 +173,12 @@ def _changes(
         yield change("KV cache as q8_0", "--kv-type", "q8_0", **quantized_kv)
     if is_pipelined(profile, context, machine.devices, chosen.placement):
         yield change("no pipeline copies", "--no-pipeline", pipeline_copies=False)
-    if context.n_ubatch > 64 and not has_draft:
+    if context.n_ubatch > 64 and not drafts:
         half = context.n_ubatch // 2
         yield change(f"micro-batches of {half}", "--n-ubatch", str(half), n_ubatch=half)
     trained = profile.context_length or context.n_ctx + MORE_CTX
     more = min(context.n_ctx + MORE_CTX, max(trained, context.n_ctx))
-    if more > context.n_ctx and not has_draft:
+    if more > context.n_ctx and not drafts:
         name = f"{format_count(more - context.n_ctx)} more context"
         yield change(name, "--n-ctx", typed_count(more), n_ctx=more)
     used = [device for device in machine.devices if device.id in chosen.placement.device_order]
@@ -193,7 +194,7 @@ def _changes(
     if len(machine.devices) > 1 and is_free:
         other = Objective.LATENCY if workload.objective is Objective.THROUGHPUT else Objective.THROUGHPUT
         yield change(f"{other} as the objective", "--objective", other, objective=other)
-    if not has_draft:
+    if not drafts:
         yield from _attention_changes(profile, machine, workload, context, change)
     if context.n_outputs < context.n_ubatch:
         rows = context.n_ubatch

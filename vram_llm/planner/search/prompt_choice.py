@@ -23,6 +23,7 @@ from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import DRAFTED_TOKENS, resolve_context
 from vram_llm.planner.layer_times import used_share, weights_of
 from vram_llm.planner.memory.moved_weights import moved_by_layer
+from vram_llm.planner.mtp import has_draft
 from vram_llm.planner.search.candidate import Candidate, expected_speed
 from vram_llm.planner.search.search import plan_placement
 from vram_llm.planner.speed import OFFLOAD_MIN_ROWS, Predictor
@@ -85,7 +86,7 @@ def is_open(profile: ModelProfile, workload: Workload, chosen: Candidate) -> boo
         return False
     if not chosen.placement.shares_layers_with_host:
         return False
-    rows = context.parallel * (1 if workload.draft is None else 1 + DRAFTED_TOKENS)
+    rows = context.parallel * (1 + DRAFTED_TOKENS if has_draft(workload) else 1)
     return bool(workload.op_offload) or rows < OFFLOAD_MIN_ROWS
 
 
@@ -204,7 +205,7 @@ class _PromptSearch:
     def _sizes(self) -> list[int | None]:
         """Sizes up to the first that holds the whole prompt; None: as the workload says."""
         workload, context = self._workload, self._default.context
-        if workload.n_ubatch is not None or workload.draft is not None:  # a draft's context has them too
+        if workload.n_ubatch is not None or has_draft(workload):  # a draft's context has them too
             return [workload.n_ubatch]
         most = min(workload.n_batch or SIZES[-1], context.n_ctx)
         prompt = Predictor(self._profile, context, self._machine, workload).prompt_tokens

@@ -57,7 +57,7 @@ def choose_split_mode(
 
     Raises BadPlan with the reason if the workload asks for a tensor split and there is none.
     """
-    if workload.split_mode is SplitChoice.LAYER:
+    if workload.split_mode in (None, SplitChoice.LAYER):
         return TensorChoice(by_layers)
     is_told = workload.split_mode is SplitChoice.TENSOR
     found = None
@@ -141,6 +141,11 @@ def refusal(
     return None
 
 
+def tensor_context(context: Context) -> Context:
+    """The context of a tensor split of a model that would have `context` split by layers."""
+    return replace(context, pipeline_copies=False, backend_sampling=False, op_offload=False)
+
+
 class _TensorSearch:
     """Finds the fastest tensor split in one context."""
 
@@ -148,7 +153,7 @@ class _TensorSearch:
         self, profile: ModelProfile, machine: Machine, workload: Workload, context: Context, exact: MeterFor
     ) -> None:
         self._profile, self._machine, self._workload = profile, machine, workload
-        self._context = replace(context, pipeline_copies=False, backend_sampling=False, op_offload=False)
+        self._context = tensor_context(context)
         self._measure = exact(self._context)
         self._predictor = TensorPredictor(profile, self._context, machine, workload)
         self._reason = f"no shares fit the devices with a context of {format_count(context.n_ctx)}"

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 from vram_llm.planner.llama_split import split_of
+from vram_llm.planner.mtp import AUTO, MTP, NO_DRAFT
 from vram_llm.planner.overrides import Override
-from vram_llm.planner.tensor_split import TensorSplit
+from vram_llm.planner.tensor_split import SplitChoice, SplitMode, TensorSplit
 from vram_llm.planner.types import HOST, Context, FlashAttention, Placement, Workload
 
 
@@ -13,10 +14,12 @@ from vram_llm.planner.types import HOST, Context, FlashAttention, Placement, Wor
 class TunedChoice:
     """The wishes that make the planner plan one candidate. None leaves a point as the user's workload has it.
 
-    A field has the name and the meaning of the Workload's field; only `tensor_split` is text.
+    A field has the name and the meaning of the Workload's field; only `tensor_split` is text. A `draft` of
+    None means the workload's draft model if it names one, else no drafts; it is never `auto`.
     """
 
     tensor_split: str | None = None
+    split_mode: SplitMode | None = None
     n_gpu_layers: int | None = None
     overrides: tuple[Override, ...] | None = None
     n_batch: int | None = None
@@ -28,6 +31,7 @@ class TunedChoice:
     flash_attn: FlashAttention | None = None
     kv_type_k: str | None = None
     kv_type_v: str | None = None
+    draft: str | None = None
 
 
 def choice_of(placement: Placement, context: Context, n_threads: int | None = None) -> TunedChoice:
@@ -35,6 +39,7 @@ def choice_of(placement: Placement, context: Context, n_threads: int | None = No
     split = split_of(placement)
     return TunedChoice(
         tensor_split=None if split is None else str(split),
+        split_mode=placement.split_mode,
         n_gpu_layers=placement.n_gpu_layers,
         overrides=placement.overrides,
         n_batch=context.n_batch,
@@ -45,6 +50,7 @@ def choice_of(placement: Placement, context: Context, n_threads: int | None = No
         flash_attn=context.flash_attn,
         kv_type_k=context.kv_type_k,
         kv_type_v=context.kv_type_v,
+        draft=MTP if context.n_mtp else None,
     )
 
 
@@ -54,6 +60,10 @@ def workload_of(workload: Workload, choice: TunedChoice, n_ctx: int) -> Workload
     given = {name: value for name, value in wishes.items() if value is not None}
     if choice.tensor_split is not None:
         given["tensor_split"] = TensorSplit.parse(choice.tensor_split)
+    if choice.split_mode is not None:
+        given["split_mode"] = SplitChoice(choice.split_mode.value)
+    if choice.draft is None and workload.draft in (AUTO, MTP):
+        given["draft"] = NO_DRAFT
     return replace(workload, n_ctx=n_ctx, largest_ctx=False, use_tuned=False, **given)
 
 

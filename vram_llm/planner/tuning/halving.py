@@ -14,6 +14,7 @@ LEAST_MEASURING_S = 0.8  # of measuring, below which noise decides
 MOST_MEASURING_S = 6.0  # beyond which another load says more than a longer look
 MOST_CANDIDATES = 16
 LEAST_PAIRS, USUAL_PAIRS = 3, 5
+MOST_ANSWER, LEAST_ANSWER, MOST_TEXTS = 64, 16, 12  # tokens of an answer that is measured, and answers
 _FIRST_SHARE = 0.5  # of the rounds' time that the first round may take at most
 
 
@@ -62,3 +63,10 @@ def pair_times(left_s: float, load_cost_s: float) -> MeasuringTimes:
     return MeasuringTimes(
         n_measurements=n_pairs, seconds=min(max(seconds, LEAST_MEASURING_S), MOST_MEASURING_S)
     )
+
+
+def answer_lengths(n_tokens: float | None) -> tuple[int, int]:
+    """Answers in a measurement with time for `n_tokens`, and the tokens of each; None: it is the first."""
+    n_all = LEAST_ANSWER if n_tokens is None else n_tokens
+    n_texts = min(max(math.ceil(n_all / MOST_ANSWER), 1), MOST_TEXTS)
+    return n_texts, min(max(int(n_all / n_texts), LEAST_ANSWER), MOST_ANSWER)

@@ -1,4 +1,4 @@
-"""Plans near the prediction's choice that may be faster: other splits, orders, micro-batches, threads.
+"""Plans near the prediction's choice that may be faster: other splits, split modes, micro-batches, drafts.
 
 A proposal is a choice for the planner, not yet a plan: the dry run says later whether it fits. Each source
 of proposals is a function in SOURCES. Sources take turns, so that many equal splits leave room for others.
@@ -9,21 +9,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 from vram_llm.errors import BadPlan, BadSplit
-from vram_llm.machine.types import Machine
-from vram_llm.model.profile import ModelProfile
-from vram_llm.planner.llama_split import device_of_layers, placement_from_counts, placement_of
-from vram_llm.planner.memory.analytic_meter import is_pipelined
+from vram_llm.planner.llama_split import placement_from_counts, tensor_placement
+from vram_llm.planner.mtp import has_draft
 from vram_llm.planner.overrides import Override
 from vram_llm.planner.search.prompt_choice import SIZES
-from vram_llm.planner.speed import Predictor
-from vram_llm.planner.tuning.choice import TunedChoice, choice_of, workload_of
-from vram_llm.planner.tuning.scores import MeasuredTimes, RequestShape
-from vram_llm.planner.types import HOST, Alternative, Context, Placement, Plan, Workload
+from vram_llm.planner.tensor_split import SplitMode
+from vram_llm.planner.tuning.choice import TunedChoice, choice_of
+from vram_llm.planner.tuning.expected_times import ExpectedTimes
+from vram_llm.planner.tuning.facts import TuneFacts, placed
+from vram_llm.planner.types import HOST, Alternative, Context, Placement, Workload
 from vram_llm.units import format_count
 
 _MOST_ORDERED = 4  # devices of which all orders are proposed
 _MOST_OF_SOURCE = 60  # proposals of one source of which the speed is predicted
 _LEAST_UBATCH = 128
+_TENSOR_PARTS = 64  # shares of tensors are multiples of 1/64
+_MOVED_PARTS = (4, 8, 2)
 _SLOWEST = 2.0  # times the choice's predicted time; slower ones are left out
 # A candidate may differ from the choice in these; all else is the user's, or changes what the model answers.
 _FREE_OF_CONTEXT = {
@@ -35,34 +36,6 @@ _FREE_OF_CONTEXT = {
     "flash_attn",
     "use_mmap",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TuneFacts:
-    """The facts that proposals are made of. `plan` is the prediction's choice for `workload`."""
-
-    profile: ModelProfile
-    machine: Machine
-    workload: Workload
-    plan: Plan
-    thread_counts: tuple[int, ...] = ()  # worth trying on the host
-    kv_types: tuple[str, ...] = ()  # that the user allows besides the workload's
-
-    @property
-    def is_free(self) -> bool:
-        """Whether the user leaves the split to the planner."""
-        return self.workload.tensor_split is None and not self.workload.overrides
-
-    @property
-    def shape(self) -> RequestShape:
-        """The request by which candidates are weighed."""
-        speed = self.plan.speed
-        assert speed is not None
-        return RequestShape(
-            objective=self.workload.objective,
-            streams=self.workload.expect_streams,
-            prompt_tokens=speed.prompt_tokens,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +54,7 @@ ProposalSource = Callable[[TuneFacts], Iterator[Named]]
 def splits(facts: TuneFacts) -> Iterator[Named]:
     """Some layers more on one device and fewer on another, idle ones too, and on a host that has layers."""
     placement = facts.plan.placement
-    if not facts.is_free or placement.overrides or not placement.device_order:
+    if not facts.splits_layers or placement.overrides or not placement.device_order:
         return
     idle = [device.id for device in facts.machine.devices if device.id not in placement.device_order]
     places = (*placement.device_order, *idle)
@@ -102,7 +75,7 @@ def orders(facts: TuneFacts) -> Iterator[Named]:
     """The same numbers of layers with the devices in another order."""
     placement = facts.plan.placement
     places = placement.device_order
-    if not facts.is_free or placement.overrides or not 2 <= len(places) <= _MOST_ORDERED:
+    if not facts.splits_layers or placement.overrides or not 2 <= len(places) <= _MOST_ORDERED:
         return
     counts = dict(zip(places, placement.layers_per_device, strict=True))
     for order in itertools.permutations(places):
@@ -113,7 +86,7 @@ def orders(facts: TuneFacts) -> Iterator[Named]:
 def host_parts(facts: TuneFacts) -> Iterator[Named]:
     """Experts or feed-forward weights of fewer layers on the host, or of more."""
     placement = facts.plan.placement
-    if not facts.is_free or facts.workload.overrides is not None:
+    if not facts.splits_layers or facts.workload.overrides is not None:
         return
     for index, override in enumerate(placement.overrides):
         if override.device != HOST or override.part is None:
@@ -142,10 +115,32 @@ def alternatives(facts: TuneFacts) -> Iterator[Named]:
         yield other.name, choice_of(other.placement, other.context)
 
 
+def tensor_splits(facts: TuneFacts) -> Iterator[Named]:
+    """The planner's tensor split, the same with equal shares, and with parts of one device on another."""
+    if (found := facts.by_tensors) is None or facts.workload.tensor_split is not None:
+        return
+    ids, shares = found.placement.device_order, found.placement.tensor_split
+    parts = [max(round(share * _TENSOR_PARTS / sum(shares)), 1) for share in shares]
+    seen = set[str]()
+    for counts in (shares, (1,) * len(ids), *_moved(parts)):
+        placement = tensor_placement(ids, counts, facts.profile.n_layers)
+        if (name := split_name(placement)) not in seen:
+            yield name, choice_of(placement, found.context)
+        seen.add(name)
+
+
+def drafts(facts: TuneFacts) -> Iterator[Named]:
+    """Drafts by the model's own head, or none."""
+    if (found := facts.other_draft) is None:
+        return
+    choice = replace(choice_of(found.placement, found.context), draft=facts.other_draft_name)
+    yield ("with the MTP head" if found.context.n_mtp else "without drafts"), choice
+
+
 def micro_batches(facts: TuneFacts) -> Iterator[Named]:
     """Other numbers of tokens that are computed at a time."""
     context = facts.plan.context
-    if facts.workload.n_ubatch is not None or facts.workload.draft is not None:
+    if facts.workload.n_ubatch is not None or has_draft(facts.workload):
         return
     for size in (_LEAST_UBATCH, 256, *SIZES):
         if size != context.n_ubatch and size <= context.n_ctx:
@@ -176,6 +171,8 @@ def kv_types(facts: TuneFacts) -> Iterator[Named]:
 SOURCES: tuple[ProposalSource, ...] = (
     splits,
     alternatives,
+    tensor_splits,
+    drafts,
     orders,
     host_parts,
     micro_batches,
@@ -187,9 +184,10 @@ SOURCES: tuple[ProposalSource, ...] = (
 
 def proposals(facts: TuneFacts) -> list[Proposal]:
     """All proposals that differ from the choice, the most promising first, sources in turns."""
-    by_source, expected = [], _ExpectedTimes(facts)
+    by_source, expected = [], ExpectedTimes(facts)
     own = (facts.plan.context, facts.plan.placement)
-    seen, most_s = {own}, _SLOWEST * expected.request_s(*own)
+    seen = {(*own, choice_of(own[1], own[0]).draft)}
+    most_s = _SLOWEST * expected.request_s(*own)
     for source in SOURCES:
         found = []
         for name, choice in itertools.islice(source(facts), _MOST_OF_SOURCE):
@@ -197,9 +195,9 @@ def proposals(facts: TuneFacts) -> list[Proposal]:
                 parts = placed(facts, choice)
             except (BadPlan, BadSplit):
                 continue
-            if parts in seen:
+            if (*parts, choice.draft) in seen:
                 continue
-            seen.add(parts)
+            seen.add((*parts, choice.draft))
             seconds = expected.request_s(*parts)
             if seconds <= most_s:
                 found.append(Proposal(name=name, choice=choice, expected_s=seconds))
@@ -207,42 +205,15 @@ def proposals(facts: TuneFacts) -> list[Proposal]:
     return [each for turn in itertools.zip_longest(*by_source) for each in turn if each is not None]
 
 
-class _ExpectedTimes:
-    """Predicts the time of a typical request; candidates with the same context share a predictor."""
-
-    def __init__(self, facts: TuneFacts) -> None:
-        self._facts = facts
-        self._predictors: dict[Context, Predictor] = {}
-
-    def request_s(self, context: Context, placement: Placement) -> float:
-        """The predicted time of a typical request of each stream."""
-        facts = self._facts
-        if context not in self._predictors:
-            self._predictors[context] = Predictor(facts.profile, context, facts.machine, facts.workload)
-        pipelined = is_pipelined(facts.profile, context, facts.machine.devices, placement)
-        speed = self._predictors[context](placement, pipelined=pipelined)
-        assert speed.prompt_s is not None
-        step_s = speed.step_s if facts.shape.streams == 1 else speed.streams_step_s or speed.step_s
-        return facts.shape.seconds(
-            MeasuredTimes(step_s=step_s, prompt_token_s=speed.prompt_s / max(speed.prompt_tokens, 1))
-        )
-
-
-def placed(facts: TuneFacts, choice: TunedChoice) -> tuple[Context, Placement]:
-    """The context and the placement of a choice. Raises BadPlan, BadSplit."""
-    plan = facts.plan
-    wish = workload_of(facts.workload, choice, plan.context.n_ctx)
-    context = replace(plan.context, **_context_fields(choice))  # type: ignore[arg-type]  # fields of Context
-    places = [device.id for device in facts.machine.devices]
-    placement = plan.placement
-    if wish.tensor_split is not None:
-        order, shares = wish.tensor_split.over(places)
-        wanted = -1 if wish.n_gpu_layers is None else wish.n_gpu_layers
-        assignment = device_of_layers(facts.profile.n_layers, wanted, shares)
-        placement = placement_of(order, assignment, wish.overrides or ())
-    elif choice.n_gpu_layers == 0:
-        placement = placement_of(places, [-1] * (facts.profile.n_layers + 1))
-    return context, placement
+def _moved(parts: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """`parts` with some of one device on another."""
+    for size in _MOVED_PARTS:
+        for taken, given in itertools.permutations(range(len(parts)), 2):
+            moved = list(parts)
+            moved[taken] -= size
+            moved[given] += size
+            if moved[taken] > 0:
+                yield tuple(moved)
 
 
 def named_split(facts: TuneFacts, order: Sequence[str], counts: Sequence[int]) -> Named:
@@ -253,7 +224,11 @@ def named_split(facts: TuneFacts, order: Sequence[str], counts: Sequence[int]) -
 
 
 def split_name(placement: Placement) -> str:
-    """ "GPU1:38 GPU2:43", with layers on the host as "CPU:4"."""
+    """ "GPU1:38 GPU2:43", with layers on the host as "CPU:4"; by tensors "tensors GPU1:75% GPU2:25%"."""
+    if placement.split_mode is SplitMode.TENSOR:
+        n_all = sum(placement.tensor_split)
+        shares = zip(placement.device_order, placement.tensor_split, strict=True)
+        return " ".join(["tensors", *(f"{place}:{share / n_all:.0%}" for place, share in shares)])
     pairs = list(zip(placement.device_order, placement.layers_per_device, strict=True))
     on_host = [("CPU", placement.cpu_layers)] if placement.cpu_layers else []
     return " ".join(f"{place}:{count}" for place, count in (*on_host, *pairs)) or "the CPU alone"
@@ -263,12 +238,6 @@ def _choice(
     facts: TuneFacts, placement: Placement | None = None, context: Context | None = None
 ) -> TunedChoice:
     return choice_of(placement or facts.plan.placement, context or facts.plan.context)
-
-
-def _context_fields(choice: TunedChoice) -> dict[str, object]:
-    names = {each.name for each in fields(Context)} & {each.name for each in fields(choice)}
-    given = {name: getattr(choice, name) for name in names}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _may_place(facts: TuneFacts, other: Alternative) -> bool:

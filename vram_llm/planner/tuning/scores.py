@@ -23,7 +23,7 @@ _T95_MANY = 2.0
 class MeasuredTimes:
     """The figures of one measurement: one load of a candidate, measured for some seconds."""
 
-    step_s: float  # of a decode step of all streams
+    step_s: float  # in which each stream gets a token
     prompt_token_s: float  # of a token of a prompt
 
 

@@ -1,7 +1,7 @@
 """Whether a tuned plan is kept for a model, machine and workload, and why one that is kept is not used."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vram_llm.errors import BadSplit
 from vram_llm.machine import json_store
@@ -10,6 +10,7 @@ from vram_llm.machine.types import Machine
 from vram_llm.model.file_identity import FileIdentity
 from vram_llm.model.profile import ModelProfile
 from vram_llm.planner.context import resolve_context
+from vram_llm.planner.mtp import AUTO
 from vram_llm.planner.tuning.choice import renamed, workload_of
 from vram_llm.planner.types import PLAN_VERSION, Workload
 from vram_llm.workflows.tuning import store
@@ -38,11 +39,13 @@ def kept_plan(
     asked = [each for each in concerned if each.wish == store.wish_of(workload)]
     if not asked:
         return None
-    n_ctx = resolve_context(profile, machine, workload).n_ctx
+    undrafted = replace(workload, draft=None) if workload.draft == AUTO else workload
+    n_ctx = resolve_context(profile, machine, undrafted).n_ctx
     valid = [each for each in asked if change_since(each, files, machine) is None]
     covering = [each for each in valid if covers(each, workload, n_ctx)]
     if covering:
-        return _used(max(covering, key=lambda each: each.tuned_at), machine, workload, n_ctx)
+        best = max(covering, key=lambda each: (_has_path(each, files), each.tuned_at))
+        return _used(best, machine, workload, n_ctx)
     if valid:
         return None  # it is of another context, and does not speak of this one
     newest = max(asked, key=lambda each: each.tuned_at)

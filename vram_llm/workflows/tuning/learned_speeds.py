@@ -1,15 +1,53 @@
 """Stores the speeds of devices that `tune` has corrected, as `calibrate` stores those that it measures."""
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from vram_llm.machine import calibration_store
 from vram_llm.machine.assumed_speed import device_speed, host_speed
 from vram_llm.machine.types import Device, Fact, Host, Machine, Source, Speed
-from vram_llm.planner.tuning.device_factors import DeviceFactors, slowed
+from vram_llm.planner.tensor_split import SplitMode
+from vram_llm.planner.tuning.device_factors import DeviceFactors, MeasuredStep, fit_factors, slowed
 from vram_llm.planner.types import HOST
 
+if TYPE_CHECKING:
+    from vram_llm.workflows.tuning.candidates import TuneCandidate
+
 _MOST = 8.0  # a correction of prompts is within this and its reciprocal
+
+
+def measured_factors(candidates: "Sequence[TuneCandidate]", streams: int) -> DeviceFactors | None:
+    """How much slower the devices are than predicted, from the steps of all measured layer splits.
+
+    The devices of a tensor split compute at the same time, so that its step is no sum.
+    """
+    steps = []
+    for each in candidates:
+        speed = each.plan.speed
+        by_layers = each.plan.placement.split_mode is SplitMode.LAYER
+        if not each.measured or each.failed is not None or speed is None or not by_layers:
+            continue
+        predicted = speed.step_s if streams == 1 else speed.streams_step_s
+        scale = (predicted or speed.step_s) / speed.step_s
+        shares = {device.id: scale * device.seconds for device in speed.devices}
+        steps.append(MeasuredStep(shares, each.step_s))
+    return fit_factors(steps)
+
+
+def prompt_factor(candidates: "Sequence[TuneCandidate]") -> float:
+    """Measured time / predicted time of prompts: the median of all layer splits; 1 without any."""
+    found = [
+        statistics.median(times.prompt_token_s for times in each.measured)
+        * each.plan.speed.prompt_tokens_per_s
+        for each in candidates
+        if each.measured
+        and each.plan.speed is not None
+        and each.plan.speed.prompt_tokens_per_s
+        and each.plan.placement.split_mode is SplitMode.LAYER
+    ]
+    return statistics.median(found) if found else 1.0
 
 
 def store_speeds(

@@ -6,8 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vram_llm.errors import NotBuilt, VramLLMError
-from vram_llm.planner.tuning.halving import LEAST_MEASURING_S, LEAST_PAIRS, MeasuringTimes, pair_times
+from vram_llm.errors import NotBuilt, VramLLMError, WorkerUnreachable
+from vram_llm.planner.tuning.halving import (
+    LEAST_MEASURING_S,
+    LEAST_PAIRS,
+    MeasuringTimes,
+    answer_lengths,
+    pair_times,
+)
 from vram_llm.planner.tuning.scores import MeasuredTimes, RequestShape
 from vram_llm.workflows.tuning.results import TuneProgress, TuneRow
 
@@ -25,7 +31,8 @@ _CELLS_OF_STEPS = 80  # of each stream, behind its depth
 class Measurements:
     """Loads and measures candidates until the time is over.
 
-    `choice` is the prediction's choice. `until` is a time of time.monotonic().
+    `choice` is the prediction's choice. `until` is a time of time.monotonic(). With `by_generation` the model
+    writes text, which shows what drafts are worth; else decode steps are measured.
     """
 
     shape: RequestShape
@@ -35,9 +42,12 @@ class Measurements:
     prompt_tokens: int
     on_progress: Callable[[TuneProgress], None]
     seconds_of_run: float
+    by_generation: bool = False
     entered: "list[TuneCandidate]" = field(default_factory=list)  # everybody who was ever measured
     notes: list[str] = field(default_factory=list)
     _costs_s: list[float] = field(default_factory=list)
+    _token_s: float | None = None  # of a token of each stream, in the first load
+    _n_passes: int = 0
 
     @property
     def left_s(self) -> float:
@@ -71,6 +81,7 @@ class Measurements:
                 "take too long to compute or have no room; --minutes gives more time"
             )
         self._costs_s = [self._costs_s[-1] + (prompt + depth * self.shape.streams) / rate]
+        self._token_s = found.step_s
         self.prompt_tokens, self.depth = prompt, depth
         return True
 
@@ -81,6 +92,7 @@ class Measurements:
         ends = time.monotonic() + ends_in_s
         entrants = [each for each in (self.choice, *rivals) if each.failed is None]
         for number in range(times.n_measurements):
+            self._n_passes += 1
             taken: dict[int, float] = {}
             ordered = entrants if number % 2 == 0 else entrants[::-1]
             for candidate in ordered:
@@ -103,6 +115,7 @@ class Measurements:
             is_late = len(pairs) >= LEAST_PAIRS and self.left_s < 2 * (self.cost_s + LEAST_MEASURING_S)
             if is_late or (len(pairs) >= 2 and self.left_s < 0):
                 break
+            self._n_passes += 1
             order = (self.choice, rival) if number % 2 == 0 else (rival, self.choice)
             found = {id(each): self.measure(each, "pairs", times.seconds) for each in order}
             first, second = found[id(self.choice)], found[id(rival)]
@@ -128,30 +141,56 @@ class Measurements:
     def _load_and_measure(
         self, candidate: "TuneCandidate", phase: str, seconds: float, prompt_tokens: int, depth: int
     ) -> MeasuredTimes | None:
-        from vram_llm.llama.measure.measure_plan import measure_plan, prompt_token_seconds, step_seconds
-        from vram_llm.llama.measure.measure_plan_wire import PlanMeasurementRequest
-
         if candidate not in self.entered:
             self.entered.append(candidate)
         self.on_progress(
             TuneProgress(phase=f"{phase}: {candidate.name}", rows=self.rows(), left_s=self.left_s)
         )
-        request = PlanMeasurementRequest(
-            plan=candidate.plan, prompt_tokens=prompt_tokens, depth=depth, streams=self.shape.streams,
-            seconds=seconds,
-        )  # fmt: skip
         began = time.monotonic()
         found: MeasuredTimes | None = None
         try:
-            result = measure_plan(request)
-        except NotBuilt:
+            if self.by_generation:
+                found = self._generation(candidate, seconds, prompt_tokens, depth)
+            else:
+                found = self._steps(candidate, seconds, prompt_tokens, depth)
+        except (NotBuilt, WorkerUnreachable):  # no other candidate can do without
             raise
         except VramLLMError as error:
             candidate.failed = str(error)
         else:
             self._costs_s.append(max(time.monotonic() - began - seconds, 0.0))
-            found = MeasuredTimes(step_s=step_seconds(result), prompt_token_s=prompt_token_seconds(result))
             candidate.measured.append(found)
         row = candidate.row(self.shape, is_choice=candidate is self.choice)
         self.on_progress(TuneProgress(phase=phase, rows=self.rows(), left_s=self.left_s, measured=row))
         return found
+
+    def _steps(
+        self, candidate: "TuneCandidate", seconds: float, prompt_tokens: int, depth: int
+    ) -> MeasuredTimes:
+        """Decode steps, without sampling. Raises VramLLMError."""
+        from vram_llm.llama.measure.measure_plan import measure_plan, prompt_token_seconds, step_seconds
+        from vram_llm.llama.measure.measure_plan_wire import PlanMeasurementRequest
+
+        request = PlanMeasurementRequest(
+            plan=candidate.plan, prompt_tokens=prompt_tokens, depth=depth, streams=self.shape.streams,
+            seconds=seconds,
+        )  # fmt: skip
+        result = measure_plan(request)
+        return MeasuredTimes(step_s=step_seconds(result), prompt_token_s=prompt_token_seconds(result))
+
+    def _generation(
+        self, candidate: "TuneCandidate", seconds: float, prompt_tokens: int, depth: int
+    ) -> MeasuredTimes:
+        """Text that the model writes, as long for each candidate of a pass. Raises VramLLMError."""
+        from vram_llm.engine.generation_speed import GenerationRequest, measure_generation
+
+        n_texts, n_tokens = answer_lengths(None if self._token_s is None else seconds / self._token_s)
+        request = GenerationRequest(
+            plan=candidate.plan, prompt_tokens=prompt_tokens, depth=depth, streams=self.shape.streams,
+            n_texts=n_texts, n_tokens=n_tokens, first_text=self._n_passes * n_texts,
+        )  # fmt: skip
+        result = measure_generation(request)
+        candidate.n_drafted += result.n_drafted
+        candidate.n_accepted += result.n_accepted
+        prompt_token_s = result.prompt_s / max(result.prompt_tokens, 1)
+        return MeasuredTimes(step_s=result.token_s, prompt_token_s=prompt_token_s)

@@ -20,6 +20,7 @@ class TuneRow:
     ratio: float | None = None  # of the choice's request time to its own, less 1; in the same passes
     noise: float | None = None  # spread of its measurements as a share, half of the range
     n_measurements: int = 0
+    accepted: float | None = None  # of the tokens that a draft model or head drafted, as a share
     failed: str | None = None  # why
     is_known: bool = False  # measured in an earlier run alone
 
@@ -55,6 +56,9 @@ class TuneResult:
     best_rival_gain: float | None
     best_rival_margin: float | None
     n_pairs: int
-    kept: str | None  # the sentence that `plan` and `serve` print from now on
+    kept: str | None  # the sentence that `plan` and `serve` print from now on; None: they use no plan of it
     notes: tuple[str, ...]
     is_interrupted: bool = False
+    is_stored: bool = True  # False: nothing was measured, or there is no room for it
+    by_generation: bool = False  # text was measured, with drafts if a plan has them; else decode steps
+    had_choice: bool = True  # False: no other plan fits, and nothing was measured

@@ -1,17 +1,14 @@
 """Measure the best few plans of a model on the real devices, and keep the fastest."""
 
 import dataclasses
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from vram_llm.errors import BadPlan, EngineDied, VramLLMError
-from vram_llm.planner.mtp import AUTO
+from vram_llm.errors import BadPlan, EngineDied, VramLLMError, WorkerUnreachable
 from vram_llm.planner.tuning.choice import TunedChoice, choice_of
-from vram_llm.planner.tuning.device_factors import DeviceFactors, MeasuredStep, corrected, fit_factors
+from vram_llm.planner.tuning.device_factors import DeviceFactors, corrected
+from vram_llm.planner.tuning.facts import TuneFacts
 from vram_llm.planner.tuning.halving import (
     FINAL_SHARE,
     MINUTES,
@@ -20,7 +17,8 @@ from vram_llm.planner.tuning.halving import (
     round_times,
     survivors,
 )
-from vram_llm.planner.tuning.proposals import TuneFacts, proposals, split_name
+from vram_llm.planner.tuning.merged import merged
+from vram_llm.planner.tuning.proposals import proposals, split_name
 from vram_llm.planner.tuning.scores import SLOWEST_DECODE, Gain, gain, ranked
 from vram_llm.planner.types import Objective
 from vram_llm.workflows import planning
@@ -28,7 +26,11 @@ from vram_llm.workflows.saved_plans import check_loadable
 from vram_llm.workflows.tuning import store
 from vram_llm.workflows.tuning.candidates import CandidatePlanner, TuneCandidate
 from vram_llm.workflows.tuning.kept import find_record, sentence
+from vram_llm.workflows.tuning.learned_speeds import measured_factors, prompt_factor, store_speeds
 from vram_llm.workflows.tuning.measurements import Measurements
+from vram_llm.workflows.tuning.one_at_a_time import one_at_a_time
+from vram_llm.workflows.tuning.other_plans import OtherPlans, has_drafts, settled_draft
+from vram_llm.workflows.tuning.recorded import recorded
 from vram_llm.workflows.tuning.results import TuneProgress, TuneResult, TuneRow
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ _KNOWN_SLOW = 1.3  # times the best one of earlier runs; slower ones are not mea
 _REFINED_ROUNDS = 2  # the first rounds, whose measurements correct the devices' speeds
 _MOST_PROBED = 3  # candidates of which one has to load if the choice does not
 _MOST_REFINED = 3  # candidates that such a round adds
+_MOST_MERGED = 2  # of them, those with the changes of two
 _SERVER_SHARE = 0.1  # of the time, for llama-server
 _LEAST_SERVER_S = 10.0
 
@@ -63,17 +66,16 @@ def tune(
 
     Raises the errors of `plan`; BadPlan for a model of embeddings, for a plan that reads from the disk and
     for devices that are not here; NotBuilt if llama-server is to be compared and is not found; EngineDied if
-    no candidate can be loaded.
+    no candidate can be loaded; WorkerUnreachable if a worker ends meanwhile; TuneRunning if another run
+    measures on this computer.
     """
     from vram_llm.planner.types import Workload
     from vram_llm.workflows.tuning.llama_server import found_llama_server
 
     workload = dataclasses.replace(workload or Workload(), use_tuned=False)
-    if workload.draft == AUTO:
-        raise BadPlan("--draft auto chooses by prediction, and tune needs one choice: --draft mtp, or none")
     program = found_llama_server() if compares_llama_server else None
     order = _Order(model, machine, workload, 60 * minutes, tuple(kv_types), on_progress)
-    with planning.dry_run() as dry:
+    with one_at_a_time(), planning.dry_run() as dry:
         on_progress(TuneProgress(phase="planning", rows=(), left_s=60 * minutes))
         plan = planning.plan(model, machine, workload, dry)
         _refuse(plan)
@@ -81,11 +83,15 @@ def tune(
         run = _Run(order, plan, dry)
         is_interrupted = False
         try:
+            if not run.may_choose and program is None:
+                return run.result(0.0, is_interrupted=False)
             run.measure(_SERVER_SHARE * 60 * minutes if program else 0.0)
             if program is not None:
                 run.compare(program)
         except KeyboardInterrupt:
             is_interrupted = True
+        except WorkerUnreachable as error:
+            raise run.ended_by(error) from None
         return run.result((time.monotonic() - began) / 60, is_interrupted=is_interrupted)
 
 
@@ -119,9 +125,11 @@ class _Run:
     def __init__(self, order: _Order, plan: "Plan", dry: "DryRun") -> None:
         from vram_llm.llama.measure.calibrate import thread_candidates
 
-        model, machine, workload = order.model, order.machine, order.workload
+        model, machine, wish = order.model, order.machine, order.workload
+        workload = settled_draft(wish, plan)
         self._model, self._machine, self._workload, self._dry = model, machine, workload, dry
         files = planning.PlannedFiles.read(model, workload)
+        others = OtherPlans.of(model, machine, wish, plan, dry)
         self._facts = TuneFacts(
             profile=files.profile,
             machine=machine,
@@ -129,6 +137,9 @@ class _Run:
             plan=plan,
             thread_counts=thread_candidates(machine.host),
             kv_types=order.kv_types,
+            by_tensors=others.by_tensors,
+            other_draft=others.other_draft,
+            other_draft_name=others.other_draft_name,
         )
         shape = self._facts.shape
         assert plan.speed is not None
@@ -142,15 +153,21 @@ class _Run:
             prompt_tokens=shape.prompt_tokens,
             on_progress=order.on_progress,
             seconds_of_run=order.seconds,
+            by_generation=has_drafts(plan) or others.other_draft is not None,
         )
-        self._record = store.new_record(
-            files.identities, machine, workload, plan.context.n_ctx, plan.model.name
-        )
+        self._record = store.new_record(files.identities, machine, wish, plan.context.n_ctx, plan.model.name)
         self._old = find_record(store.read()[0].values(), self._record)
         self._rival: TuneCandidate | None = None
         self._gain: Gain | None = None
         self._ended = False
         self._server: TuneRow | None = None
+        self._waiting = self._proposed()
+        self._rivals = self._planned(1)
+
+    @property
+    def may_choose(self) -> bool:
+        """Whether any other plan fits."""
+        return bool(self._rivals)
 
     # -- measuring -------------------------------------------------------------------------------
 
@@ -158,14 +175,15 @@ class _Run:
         """Probe, rounds of halving, pairs. `reserved_s` is left at the end."""
         measurements = self._measurements
         measurements.until -= reserved_s
-        waiting = self._proposed()
-        rivals = [] if measurements.probe(measurements.choice) else self._planned(waiting, _MOST_PROBED)
+        rivals = self._rivals
+        if not measurements.probe(measurements.choice):
+            rivals += self._planned(_MOST_PROBED - len(rivals))
         if measurements.choice.failed is not None and not any(measurements.probe(each) for each in rivals):
             raise EngineDied(
                 f"no plan of {self._facts.plan.model.name} can be loaded: {measurements.choice.failed}"
             )
         most = n_candidates(measurements.left_s, measurements.cost_s) - 1
-        rivals += self._planned(waiting, most - len(rivals))
+        rivals += self._planned(most - len(rivals))
         n_all, number = n_rounds(len(rivals)), 0
         while rivals and number < n_all:
             left_s = measurements.left_s
@@ -173,9 +191,10 @@ class _Run:
             ends_in_s = left_s * (1 - FINAL_SHARE) / (n_all - number) if number + 1 < n_all else left_s * 0.6
             number += 1
             measurements.run_round(rivals, times, f"round {number} of {n_all}", ends_in_s)
-            rivals = self._better(rivals)[: survivors(len(rivals))]
+            ranking = self._better(rivals)
+            rivals = ranking[: survivors(len(rivals))]
             self._save()
-            if number <= _REFINED_ROUNDS and (refined := self._refined()):
+            if number <= _REFINED_ROUNDS and (refined := self._refined(ranking)):
                 rivals += refined
                 n_all = max(n_all, number + n_rounds(len(rivals)))
         self._rival = next(iter(self._better(rivals)), None)
@@ -213,10 +232,11 @@ class _Run:
         Of candidates that an earlier run measured, the measured time counts, and slow ones are left out.
         """
         old = self._old
-        known = {} if old is None else {row.choice: row.request_s for row in old.rows}
+        alike = self._measurements.by_generation
+        rows = [] if old is None else [row for row in old.rows if row.by_generation == alike]
+        known = {row.choice: row.request_s for row in rows}
         best_s = min(known.values(), default=0.0)
-        first = [] if old is None else sorted(old.rows, key=lambda row: row.request_s)[:2]
-        named = [(row.name, row.choice) for row in first]
+        named = [(row.name, row.choice) for row in sorted(rows, key=lambda row: row.request_s)[:2]]
         named += [
             (each.name, each.choice)
             for each in proposals(self._facts)
@@ -224,12 +244,12 @@ class _Run:
         ]
         return [(name, choice) for choice, name in {choice: name for name, choice in named}.items()]
 
-    def _planned(self, waiting: list[tuple[str, TunedChoice]], most: int) -> list[TuneCandidate]:
+    def _planned(self, most: int) -> list[TuneCandidate]:
         """The first `most` candidates that fit; planning ends when a fifth of the time is over."""
         found: list[TuneCandidate] = []
         stops_at = self._measurements.left_s * 0.8
-        while waiting and len(found) < most and (not found or self._measurements.left_s > stops_at):
-            candidate = self._planner.candidate(*waiting.pop(0))
+        while self._waiting and len(found) < most and (not found or self._measurements.left_s > stops_at):
+            candidate = self._planner.candidate(*self._waiting.pop(0))
             found += [] if candidate is None else [candidate]
         return found
 
@@ -244,16 +264,29 @@ class _Run:
         choice = self._measurements.choice
         if not choice.measured or self._workload.objective is Objective.THROUGHPUT:
             return False
-        return _median_step(rival) > _median_step(choice) / SLOWEST_DECODE
+        return rival.step_s > choice.step_s / SLOWEST_DECODE
 
-    def _refined(self) -> list[TuneCandidate]:
-        """Candidates that the planner chooses with the speeds that the measurements show."""
+    def _refined(self, rivals: Sequence[TuneCandidate]) -> list[TuneCandidate]:
+        """Candidates with the changes of two fast ones, and those that the measured speeds suggest."""
+        if self._measurements.left_s < 8 * self._measurements.cost_s:
+            return []
+        found: list[TuneCandidate] = []
+        for name, choice in (*self._merged(rivals), *self._suggested()):
+            if len(found) < _MOST_REFINED and (candidate := self._planner.candidate(name, choice)):
+                found.append(candidate)
+        return found
+
+    def _merged(self, rivals: Sequence[TuneCandidate]) -> list[tuple[str, TunedChoice]]:
+        """The changes of the fastest rival together with those of the next ones."""
+        own = self._measurements.choice.choice
+        best, *others = rivals[: 1 + _MOST_MERGED] or [self._measurements.choice]
+        pairs = [(other.name, merged(own, best.choice, other.choice)) for other in others]
+        return [(f"{best.name}, {name}", choice) for name, choice in pairs if choice is not None]
+
+    def _suggested(self) -> list[tuple[str, TunedChoice]]:
+        """Choices of the planner with the speeds that the measurements show."""
         factors = self._factors()
-        if (
-            factors is None
-            or not factors.is_better
-            or self._measurements.left_s < 8 * self._measurements.cost_s
-        ):
+        if factors is None or not factors.is_better:
             return []
         machine = corrected(self._machine, factors.factors)
         try:
@@ -262,39 +295,34 @@ class _Run:
             return []
         facts = dataclasses.replace(self._facts, machine=machine, plan=plan)
         named = [(split_name(plan.placement), choice_of(plan.placement, plan.context))]
-        named += [(each.name, each.choice) for each in proposals(facts)[: 2 * _MOST_REFINED]]
-        found: list[TuneCandidate] = []
-        for name, choice in named:
-            if len(found) < _MOST_REFINED and (candidate := self._planner.candidate(name, choice)):
-                found.append(candidate)
-        return found
+        return named + [(each.name, each.choice) for each in proposals(facts)[: 2 * _MOST_REFINED]]
 
     def _pinned(self) -> "Workload":
         return dataclasses.replace(self._workload, n_ctx=self._facts.plan.context.n_ctx, largest_ctx=False)
 
     def _factors(self) -> DeviceFactors | None:
-        """How much slower the devices are than predicted, from every candidate that was measured."""
-        steps = []
-        for each in self._measurements.entered:
-            speed = each.plan.speed
-            if not each.measured or each.failed is not None or speed is None:
-                continue
-            predicted = speed.step_s if self._measurements.shape.streams == 1 else speed.streams_step_s
-            scale = (predicted or speed.step_s) / speed.step_s
-            shares = {device.id: scale * device.seconds for device in speed.devices}
-            steps.append(MeasuredStep(shares, _median_step(each)))
-        return fit_factors(steps)
+        """How much slower the devices are than predicted; None if text was measured, and not steps."""
+        if self._measurements.by_generation:
+            return None
+        return measured_factors(self._measurements.entered, self._measurements.shape.streams)
 
     # -- concluding ------------------------------------------------------------------------------
+
+    def ended_by(self, error: WorkerUnreachable) -> WorkerUnreachable:
+        """Store the measurements. Returns the error that ends the run, which says so."""
+        if not self._save().is_stored:
+            return error
+        return WorkerUnreachable(f"{error}; the measurements are kept, and the next run starts from them")
 
     def result(self, minutes: float, *, is_interrupted: bool) -> TuneResult:
         """Store what was learned, and say what it is."""
         measurements, won = self._measurements, self._winner()
-        notes = [*measurements.notes, *self._save(won), *self._calibrated()]
+        stored = self._save(won)
+        notes = [*measurements.notes, *stored.notes, *self._calibrated()]
         rows = (*measurements.rows(won), *([self._server] if self._server else []))
         rows = tuple(sorted(rows, key=lambda row: (row.failed is not None, row.request_s or 0.0)))
         is_rival = won is not None and won is self._rival
-        tokens_per_s = None if won is None else measurements.shape.streams / _median_step(won)
+        tokens_per_s = None if won is None else measurements.shape.streams / won.step_s
         return TuneResult(
             model=self._facts.plan.model.name,
             depth=measurements.depth,
@@ -309,7 +337,10 @@ class _Run:
             best_rival_gain=self._gain.ratio if self._gain else None,
             best_rival_margin=self._gain.margin if self._gain else None,
             n_pairs=self._gain.n_pairs if self._gain else 0,
-            kept=None if won is None else sentence(self._recorded(won)),
+            kept=sentence(self._recorded(won)) if won is not None and stored.is_stored else None,
+            is_stored=stored.is_stored,
+            by_generation=measurements.by_generation,
+            had_choice=self.may_choose,
             notes=tuple(notes),
             is_interrupted=is_interrupted,
         )
@@ -327,51 +358,17 @@ class _Run:
         return rival if wins else choice
 
     def _recorded(self, won: TuneCandidate | None) -> store.TunedRecord:
-        """The record with all measurements, also of earlier runs; without a winner, the earlier winner's."""
-        shape, old = self._measurements.shape, self._old
-        rows = {row.choice: row for row in (old.rows if old else ())}
-        for each in self._measurements.entered:
-            if each.measured and each.failed is None:
-                rows[each.choice] = store.MeasuredRow(
-                    name=each.name,
-                    choice=each.choice,
-                    request_s=each.median(shape),
-                    step_s=_median_step(each),
-                    prompt_token_s=statistics.median(times.prompt_token_s for times in each.measured),
-                    n_measurements=len(each.measured),
-                )
-        record = msgspec.structs.replace(self._record, rows=tuple(rows.values()))
-        if won is None:
-            return record if old is None else msgspec.structs.replace(old, rows=record.rows)
-        has_gain = won is self._rival and self._gain is not None
-        return msgspec.structs.replace(
-            record,
-            choice=won.choice,
-            tokens_per_s=shape.streams / _median_step(won),
-            gain=self._gain.ratio if has_gain and self._gain else None,
-            margin=self._gain.margin if has_gain and self._gain else None,
-        )
+        gained = self._gain if won is not None and won is self._rival else None
+        return recorded(self._record, self._old, self._measurements, won, gained)
 
-    def _save(self, won: TuneCandidate | None = None) -> tuple[str, ...]:
+    def _save(self, won: TuneCandidate | None = None) -> store.StoredPlan:
         record = self._recorded(won)
-        return store.store(record) if record.rows else ()
+        return store.store(record) if record.rows else store.StoredPlan(False, ())
 
     def _calibrated(self) -> tuple[str, ...]:
         """Store the devices' speeds as the measurements show them. Returns sentences."""
-        from vram_llm.workflows.tuning.learned_speeds import store_speeds
-
         factors = self._factors()
         if factors is None or not factors.is_better:
             return ()
-        prompts = [
-            statistics.median(times.prompt_token_s for times in each.measured)
-            * each.plan.speed.prompt_tokens_per_s
-            for each in self._measurements.entered
-            if each.measured and each.plan.speed is not None and each.plan.speed.prompt_tokens_per_s
-        ]
-        prompt_factor = statistics.median(prompts) if prompts else 1.0
-        return store_speeds(self._machine, factors, prompt_factor, self._facts.plan.model.name)
-
-
-def _median_step(candidate: TuneCandidate) -> float:
-    return statistics.median(each.step_s for each in candidate.measured)
+        entered = self._measurements.entered
+        return store_speeds(self._machine, factors, prompt_factor(entered), self._facts.plan.model.name)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -42,6 +43,7 @@ class MeasuredRow(msgspec.Struct, frozen=True, kw_only=True):
     step_s: float
     prompt_token_s: float
     n_measurements: int
+    by_generation: bool = False  # of text that the model wrote; else of decode steps
 
 
 class TunedRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +78,14 @@ def read() -> tuple[dict[str, TunedRecord], tuple[str, ...]]:
     return json_store.read(path(), TunedRecord, "tuned plans")
 
 
-def store(record: TunedRecord) -> tuple[str, ...]:
+class StoredPlan(NamedTuple):
+    """Whether a record is on the disk now, and notes."""
+
+    is_stored: bool
+    notes: tuple[str, ...]
+
+
+def store(record: TunedRecord) -> StoredPlan:
     """Store a record in place of the older one of the same model, rig, workload and context.
 
     An error becomes a note.
@@ -87,8 +96,9 @@ def store(record: TunedRecord) -> tuple[str, ...]:
     try:
         json_store.write(path(), {key_of(each): each for each in (*kept, record)})
     except OSError as error:
-        return (*notes, f"the tuned plan cannot be stored in {path()}: {error.strerror or error}")
-    return notes
+        why = f"measurements cannot be stored in {path()}: {error.strerror or error}"
+        return StoredPlan(False, (*notes, why))
+    return StoredPlan(True, notes)
 
 
 def key_of(record: TunedRecord) -> str:
