@@ -1,9 +1,13 @@
 """Measured speeds in terminals of any width."""
 
+from dataclasses import replace
+
 import pytest
 
-from vram_llm.cli.speed_tables import print_records
+from tests.conftest import PlanOnCpu
+from vram_llm.cli.speed_tables import print_records, print_results
 from vram_llm.machine.calibration_store import CalibrationRecord, TypeRecord
+from vram_llm.planner.measured_speed import MeasuredSpeed
 
 RECORD = CalibrationRecord(
     name="NVIDIA GeForce RTX 4080 Laptop GPU",
@@ -37,3 +41,21 @@ def test_every_figure_is_whole_and_no_line_too_long(
     assert {"read", "390", "layer", "12", "step", "250", "row", "21,500", "fit", "±3%"} <= words
     down = [line.split() for line in lines if line.startswith("  ") and len(line.split()) == 2]
     assert (["prompt", "-"] in down) is (columns < 72)
+
+
+@pytest.mark.parametrize("n_mtp", [0, 3])
+def test_measured_steps_of_a_model_with_a_head_are_without_drafts(
+    plan_on_cpu: PlanOnCpu, capsys: pytest.CaptureFixture[str], n_mtp: int
+) -> None:
+    plan = plan_on_cpu()
+    plan = replace(plan, context=replace(plan.context, n_mtp=n_mtp))
+    measured = MeasuredSpeed(
+        test="tg128",
+        rounds_tokens_per_s=(30.0,),
+        tokens_per_s=30.0,
+        expected_tokens_per_s=None,
+        basis=None,
+    )
+    print_results(plan, [measured])
+    told = "without drafts, whose gain depends on the text" in " ".join(capsys.readouterr().out.split())
+    assert told == (n_mtp > 0)

@@ -14,7 +14,7 @@ from vram_llm.machine.disk_store import DiskRecord
 from vram_llm.machine.sum_store import SumRecord
 from vram_llm.planner.measured_speed import MeasuredSpeed
 from vram_llm.planner.report.figures import rate
-from vram_llm.planner.types import Plan
+from vram_llm.planner.types import CompanionKind, Plan
 
 _BAD_FIT = 0.2
 _NARROW = 72  # columns; in a narrower terminal a record is a list
@@ -49,6 +49,10 @@ def print_results(plan: Plan, results: Sequence[MeasuredSpeed]) -> None:
     basis = f"expected from {', '.join(bases)} figures" if bases else "expected: unknown"
     advice = "" if bases == ["measured"] else "; `vram-llm calibrate` measures these devices"
     console.print(f"tokens a second, medians; {basis}{advice}")
+    if plan.context.n_mtp or any(companion.kind is CompanionKind.DRAFT for companion in plan.companions):
+        console.print(
+            "without drafts, whose gain depends on the text: `vram-llm bench serve` measures a served model"
+        )
 
 
 def print_records(records: Mapping[str, CalibrationRecord]) -> None:

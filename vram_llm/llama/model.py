@@ -21,7 +21,13 @@ from vram_llm.llama.device_samplers import DeviceSamplers, reserve
 from vram_llm.llama.devices import Servers, handles
 from vram_llm.llama.held_buffers import HeldBuffers
 from vram_llm.llama.lock_limit import raise_lock_limit
-from vram_llm.llama.mtp_head import HiddenStates, MtpHead, give_hidden_states, hidden_states
+from vram_llm.llama.mtp_head import (
+    HiddenStates,
+    MtpHead,
+    give_hidden_states,
+    hidden_states,
+    keep_hidden_states,
+)
 from vram_llm.llama.multimodal.encoder import ImageReader
 from vram_llm.llama.params import ModelParams, context_params, load_mode
 from vram_llm.llama.sampling import SamplerChain
@@ -158,10 +164,11 @@ class LoadedModel:
         return int(ctx)
 
     def _make_head(self) -> MtpHead | None:
-        """The plan's MTP head; None if it has none."""
+        """The plan's MTP head; None if it has none. The model gives no hidden states until it is told to."""
         if not self.plan.context.n_mtp:
             return None
         give_hidden_states(self._ctx, of_all_rows=True)
+        keep_hidden_states(self._ctx, keep=False)  # buffers for them are there now
         head = MtpHead(self._model, self.plan.context)
         if self._thread_pools is not None:
             self._thread_pools.attach(head.ctx)

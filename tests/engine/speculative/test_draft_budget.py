@@ -160,6 +160,18 @@ def test_steps_until_a_trial() -> None:
     assert stats.idle_steps > 10**6
 
 
+def test_neither_a_long_prompt_nor_a_slow_first_step_puts_off_trials() -> None:
+    cost = RowCost()
+    cost_model = DraftCostModel(cost, 0.1)
+    cost_model.earn(100 * PLAIN_S)  # a prompt
+    cost.observe(1, 0, 50 * PLAIN_S)
+    cost_model.earn(50 * PLAIN_S)
+    for _ in range(40):
+        cost.observe(1, 0, PLAIN_S)
+        cost_model.earn(PLAIN_S)
+    assert cost_model.steps_until_trial < 60
+
+
 def test_a_step_without_drafts_is_measured_now_and_then() -> None:
     cost = RowCost()
     assert not cost.is_fresh(1)

@@ -16,6 +16,7 @@ from vram_llm.engine.request import Request, SamplingParams
 from vram_llm.engine.speculative.draft_budget import DraftCostModel
 from vram_llm.engine.speculative.mtp_runner import _Slot
 from vram_llm.engine.speculative.prompt_lookup import PromptLookup
+from vram_llm.engine.speculative.row_cost import RowCost
 from vram_llm.llama.cells import MAX_SLOTS
 from vram_llm.llama.model import LoadedModel
 from vram_llm.llama.mtp_head import HiddenStates
@@ -140,8 +141,13 @@ def test_drafts_go_on_after_a_reused_prefix(model: LoadedModel) -> None:
 
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A draft token costs a third of a token: the price must not depend on the speed of the machine."""
+    """A draft token costs a third of a token, and a step 10 ms, whatever the speed of the machine."""
+    earn, spend = DraftCostModel.earn, DraftCostModel.spend
     monkeypatch.setattr(DraftCostModel, "_price", property(lambda _: 1 / 3))
+    monkeypatch.setattr(DraftCostModel, "earn", lambda cost, _, n=1: earn(cost, n * 0.010, n))
+    monkeypatch.setattr(DraftCostModel, "spend", lambda cost, n, _: spend(cost, n, 0.001))
+    for name, seconds in (("step_s", 0.010), ("row_s", 0.002)):
+        monkeypatch.setattr(RowCost, name, property(lambda _, seconds=seconds: seconds))
 
 
 class HeadRuns:

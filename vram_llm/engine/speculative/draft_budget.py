@@ -39,6 +39,7 @@ class DraftCostModel:
         self._is_first_run = True  # of the draft model
         self._follow_s: float | None = None  # of the draft model, to read a row
         self._credit_s: float | None = None
+        self._was_tried = False  # a trial was made
         self._n_accepted = 0
         self._n_failed = 0  # trials since the last one that was accepted
 
@@ -87,12 +88,19 @@ class DraftCostModel:
         return (self._cost.row_s + (self._token_s or 0.0)) / max(self._cost.token_s, 1e-9)
 
     def earn(self, seconds: float, n_steps: int = 1) -> None:
-        """Add credit for `n_steps` steps that took `seconds` together."""
-        step_s = seconds / n_steps
+        """Add credit for `n_steps` steps that took `seconds` together.
+
+        Debt is counted in decode steps as they are now: neither a prompt nor a disturbed step adds to it.
+        """
+        if not self._cost.step_s:
+            return
         if self._credit_s is None:
-            self._credit_s = -_FIRST_DEBT * step_s
+            self._credit_s = -_FIRST_DEBT * self._cost.step_s
+        most_debt = _MAX_STEPS if self._was_tried else _FIRST_DEBT
+        self._credit_s = max(self._credit_s, -most_debt * self._cost.step_s)
         self._credit_s = min(
-            self._credit_s + self._tried_share * seconds, max(self._credit_s, _MAX_STEPS * step_s)
+            self._credit_s + self._tried_share * seconds,
+            max(self._credit_s, _MAX_STEPS * seconds / n_steps),
         )
 
     def observe_read(self, n_rows: int, seconds: float) -> None:
@@ -113,6 +121,7 @@ class DraftCostModel:
 
     def spend(self, n_drafted: int, seconds: float) -> None:
         """Take credit for a trial of `n_drafted` tokens, for which the draft model took `seconds`."""
+        self._was_tried = True
         left_s = min(self._credit_s or 0.0, 0.0) - seconds - n_drafted * self._cost.row_s
         self._credit_s = max(left_s, -_MAX_STEPS * self._cost.step_s)  # a disturbance counts only once
 
