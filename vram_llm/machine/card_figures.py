@@ -92,7 +92,7 @@ _APPLE = _launches(latent=1.5, delta=1.5, space=1.0, experts=0.9, post=0.8)
 
 
 # BF16: Qwen3.6 35B on a Radeon 8060S, three depths of either back end; its Vulkan driver lacks bf16 products
-_ROCM_PROMPTS = {"BF16": 0.42}
+_ROCM_PROMPTS = {"BF16": 0.36}
 _VULKAN_READS = {"BF16": 0.34}
 _K_TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 
@@ -127,7 +127,7 @@ def _rocm(read: float, layer_us: float, flops: float, attention: float) -> CardF
     return CardFigures(
         read_share=read, layer_overhead_s=layer_us * 1e-6, flops_per_byte=flops, launches=_ROCM,
         # depths of 16k to 64k on Radeon 8060S and R9700, with 1, 2 and 8 query heads for each of K and V
-        cache_share=0.6, attention_share=attention, softmax_size=0.0, wide_share=1.0, sharing_power=0.4,
+        cache_share=0.6, attention_share=attention, softmax_size=0.0, wide_share=1.0, sharing_power=0.45,
         plain_cache_share=0.6, plain_token_s=17e-9, score_passes=5.7,  # as NVIDIA's
         row_share=0.4, more_rows_share=0.4, expert_rows_share=0.65, expert_rows_s=85e-6, latent_rows_s=130e-6,
         # pp of gpt-oss, Qwen3 MoE; hybrids (Qwen3.6 35B, Nemotron 3 Nano)
@@ -185,8 +185,8 @@ _FIGURES = {
     ChipGeneration.CDNA3: _rocm(0.58, 110, 40, 0.24),  # none: as CDNA, with its operations guessed
     ChipGeneration.RDNA2: _rocm(0.75, 85, 48, 0.24),  # W6800
     ChipGeneration.RDNA3: _rocm(0.93, 79, 50, 0.24),  # RX 7900 XTX, W7800
-    ChipGeneration.RDNA3_5: _rocm(0.87, 68, 82, 0.4),  # Radeon 8060S
-    ChipGeneration.RDNA4: _rocm(0.92, 84, 95, 0.16),  # RX 9070, 9070 XT, R9700
+    ChipGeneration.RDNA3_5: _rocm(0.87, 68, 82, 0.42),  # Radeon 8060S
+    ChipGeneration.RDNA4: _rocm(0.92, 84, 95, 0.17),  # RX 9070, 9070 XT, R9700
     ChipGeneration.ARC: _vulkan(0.8, 100, 18),  # none: B580 by a published ratio
     ChipGeneration.APPLE: _apple(0.86, 120, 21),  # M1 to M4, Pro and Max
     ChipGeneration.APPLE_ULTRA: _apple(0.72, 120, 21),  # M1 to M3 Ultra

@@ -83,8 +83,8 @@ _ERRORS = {
     ChipGeneration.TURING: _error((0.20, 0.20), (0.45, 0.30)),
     ChipGeneration.VOLTA: _error((0.45, 0.20), (0.45, 0.30)),
     ChipGeneration.RDNA3: _error((0.25, 0.20), (0.45, 0.25)),
-    ChipGeneration.RDNA3_5: _error((0.20, 0.13), (0.35, 0.28)),
-    ChipGeneration.RDNA4: _error((0.30, 0.16), (0.48, 0.29)),
+    ChipGeneration.RDNA3_5: _error((0.20, 0.13), (0.27, 0.25)),
+    ChipGeneration.RDNA4: _error((0.30, 0.16), (0.46, 0.29)),
     ChipGeneration.APPLE: _error((0.20, 0.20), (0.60, 0.45)),
     ChipGeneration.APPLE_ULTRA: _even(0.28, 0.45),
 }
