@@ -129,7 +129,7 @@ def test_the_unit_starts_again_after_faults_that_may_be_over() -> None:
     }
     kept_down = {int(code) for code in settings["RestartPreventExitStatus"].split()}
     assert kept_down <= codes
-    assert codes - kept_down == {0, 1, 15, 18, 21, 30, 32, 34, 35, 130}
+    assert codes - kept_down == {0, 1, 15, 18, 21, 30, 32, 34, 35, 36, 130}
     assert settings["Restart"] == "on-failure"
     assert settings["KillMode"] == "mixed"
     assert float(settings["TimeoutStopSec"]) > ServerConfig().drain_timeout_s
