@@ -146,8 +146,8 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DraftCostModel, "_price", property(lambda _: 1 / 3))
     monkeypatch.setattr(DraftCostModel, "earn", lambda cost, _, n=1: earn(cost, n * 0.010, n))
     monkeypatch.setattr(DraftCostModel, "spend", lambda cost, n, _: spend(cost, n, 0.001))
-    for name, seconds in (("step_s", 0.010), ("row_s", 0.002)):
-        monkeypatch.setattr(RowCost, name, property(lambda _, seconds=seconds: seconds))
+    monkeypatch.setattr(RowCost, "step_s", property(lambda _: 0.010))
+    monkeypatch.setattr(RowCost, "row_s", property(lambda _: 0.002))
 
 
 class HeadRuns:
