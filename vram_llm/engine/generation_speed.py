@@ -17,8 +17,7 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     """Measure a prompt of `prompt_tokens`, then answers of `streams` sequences behind `depth` tokens each.
 
     Each stream writes `n_texts` answers of `n_tokens` tokens, one after the other. Plans that are compared
-    get the same numbers, and with them the same texts: the most likely token is taken, which drafts do not
-    change.
+    get the same numbers, and with them the same prompts and seeds: tokens are drawn at a temperature of 0.7.
     """
 
     plan: Plan
