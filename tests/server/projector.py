@@ -16,7 +16,7 @@ from vram_llm.workflows import planning
 
 @contextmanager
 def serving_projector(mmproj: Path, host: Host) -> Iterator[str]:
-    """The base URL of a server with a tiny model, which is written beside the projector `mmproj`."""
+    """The base URL of a server with the projector `mmproj` and a tiny model, written to the same folder."""
     wish = Workload(n_ctx=2048, parallel=2, reserve_bytes=0, mmproj=str(mmproj), **EXACT)
     model = write_f32(mmproj.with_name("tiny.gguf"))
     plan = planning.plan(str(model), Machine(devices=(), host=host), wish)

@@ -30,10 +30,10 @@ class Channel:
         poll = select.poll()
         poll.register(sock, select.POLLIN)
         self.poll: Callable[[int], list[tuple[int, int]]] = poll.poll
-        """Waits so many milliseconds for data, or the end of the server; empty if there is none.
+        """Waits for data or the connection's end, at most the given milliseconds; [] if neither came.
 
-        It is poll's own method, because it is called in each step; it takes a quarter of the time of a recv
-        that fails.
+        This is the method of select.poll itself, since each step calls it. It takes a quarter of the time of
+        a recv that finds nothing.
         """
 
     def send(self, *messages: wire.FromEngine) -> None:

@@ -44,7 +44,7 @@ class PrefillBudget:
         self._row_s = _blend(self._row_s, max(seconds - before, seconds / 10) / rows)
 
     def is_brief(self, n_rows: int) -> bool:
-        """Whether a step of so many rows is known to take but a moment, so that its end is news enough."""
+        """Whether a step of `n_rows` prompt rows is known to take less than _BRIEF_S."""
         return self._row_s is not None and n_rows * self._row_s < _BRIEF_S
 
     def prefill_rows(self, n_decode: int, n_prompts: int) -> int:

@@ -33,7 +33,6 @@ from vram_llm.errors import EngineDied, NotBuilt, VramLLMError
 from vram_llm.parent_death import end_with_parent
 from vram_llm.planner.estimates import MemoryUse
 from vram_llm.planner.types import CompanionKind, Plan
-from vram_llm.time_slice import use_usual_slices
 
 if TYPE_CHECKING:
     from vram_llm.engine.embedding_loop import Embedder
@@ -310,7 +309,6 @@ def main() -> int:
         stream=sys.stderr, level=int(sys.argv[2]), format="%(levelname)s %(name)s: %(message)s"
     )
     end_with_parent()  # in a long step nobody looks at the closed socket
-    use_usual_slices()  # the server's are short, and llama.cpp's threads will have this thread's
     heartbeat = Heartbeat(int(sys.argv[3]) if len(sys.argv) > 3 else None)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])), heartbeat.beat)
     try:

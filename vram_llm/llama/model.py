@@ -164,7 +164,7 @@ class LoadedModel:
         return int(ctx)
 
     def _make_head(self) -> MtpHead | None:
-        """The plan's MTP head; None if it has none. The model gives no hidden states until it is told to."""
+        """The plan's MTP head, or None. The model gives no hidden states until `keep_hidden_states` asks."""
         if not self.plan.context.n_mtp:
             return None
         give_hidden_states(self._ctx, of_all_rows=True)

@@ -32,10 +32,10 @@ STREAMS_ERROR = 0.07  # more, for several streams
 
 
 class TensorError(NamedTuple):
-    """More errors of a tensor split."""
+    """Errors of a tensor split's prediction that come on top of its devices' errors, as logarithms."""
 
-    own: float  # of its times, besides its devices'
-    ratio: float  # of the ratio to a split by layers
+    own: float  # of a step's time
+    ratio: float  # of that time over the time of a split by layers
 
 
 TENSOR_ERROR = TensorError(0.15, 0.22)

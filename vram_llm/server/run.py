@@ -28,7 +28,6 @@ from vram_llm.server.connection_limits import raised_limits
 from vram_llm.server.load_log import report_load
 from vram_llm.server.traces import TracesMiddleware, traces_wanted
 from vram_llm.server.ui.ports import Ui
-from vram_llm.time_slice import short_slices
 
 log = logging.getLogger(NOTICES)
 
@@ -69,7 +68,7 @@ async def serve(
     error, and EngineDied after too many crashes.
     """
     ui = ui or Ui()
-    with rendering_in_processes(), ui.logs.collecting(), short_slices():
+    with rendering_in_processes(), ui.logs.collecting():
         await _serve(engine, socks, config, on_ready, ui)
 
 

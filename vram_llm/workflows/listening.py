@@ -24,7 +24,7 @@ def run_listening(
 
     from vram_llm.server import run, sockets
     from vram_llm.server.host_check import check_exposure
-    from vram_llm.server.short_turns import short_turns
+    from vram_llm.server.short_slices import short_slices
 
     bound = list(socks) if socks is not None else sockets.bind_all(config.host, config.port)
     with contextlib.ExitStack() as stack, asyncio.Runner(loop_factory=run.new_event_loop) as runner:
@@ -32,5 +32,5 @@ def run_listening(
             stack.enter_context(sock)
         check_exposure(bound, config)
         sockets.start_listening(bound)
-        stack.enter_context(short_turns())
+        stack.enter_context(short_slices())
         runner.run(main(bound))

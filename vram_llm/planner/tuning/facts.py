@@ -26,7 +26,7 @@ class TuneFacts:
     workload: Workload
     plan: Plan
     thread_counts: tuple[int, ...] = ()  # worth trying on the host
-    kv_types: tuple[str, ...] = ()  # that the user allows besides the workload's
+    kv_types: tuple[str, ...] = ()  # further ones that the user allows: the workload's own is not among them
     by_tensors: Plan | None = None
     other_draft: Plan | None = None
     other_draft_name: str | None = None  # as TunedChoice.draft

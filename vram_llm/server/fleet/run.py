@@ -26,7 +26,6 @@ from vram_llm.server.fleet.what_if_routes import AskAbout
 from vram_llm.server.run import HttpServer, accepted_hosts
 from vram_llm.server.traces import TracesMiddleware, traces_wanted
 from vram_llm.server.ui.log_ring import LogRing
-from vram_llm.time_slice import short_slices
 
 log = logging.getLogger("vram_llm.fleet")
 _LOOK_EVERY_S = 5.0  # for models that `vram-llm pull` has fetched
@@ -60,7 +59,7 @@ async def serve_fleet(service: FleetService, socks: list[socket.socket], config:
     server.run.serve. Raises BadKeysFile, BadCertificate, MissingExtra, BadTraceSettings, and the error of the
     first load if no model of the start can be loaded.
     """
-    with rendering_in_processes(), service.logs.collecting(), short_slices():
+    with rendering_in_processes(), service.logs.collecting():
         await _Serving(service, config).run(socks)
 
 

@@ -1,8 +1,8 @@
-"""Short turns on the processor for the event loop, so that it is woken at once beside threads that compute.
+"""Short time slices for the event loop, so that it runs at once when it wakes beside llama.cpp's threads.
 
-Linux lets a thread that computes go on for some milliseconds before one that has just woken gets its turn: as
-long as a small model takes for a token. A thread that has asked for short turns comes first (EEVDF, since
-Linux 6.12; before, asking changes nothing), and gets no larger share of the processor for it.
+These compute without a pause. A thread that has just woken waits until the time slice of one of them ends:
+some milliseconds. A thread with a shorter slice goes first (EEVDF, PREEMPT_SHORT in kernel/sched/fair.c;
+before Linux 6.12 asking changes nothing). Its share of the processor stays the same.
 """
 
 import ctypes
@@ -13,16 +13,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-TURN_NS = 100_000  # the shortest that Linux grants
+SLICE_NS = 100_000  # the shortest that Linux grants
 _USUAL = 0
 _NUMBERS = {"x86_64": 314, "aarch64": 274}  # of the system call sched_setattr(2), by machine
 _ATTRIBUTES = struct.Struct("=IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
-_RESET_ON_FORK = 1  # processes and threads that it starts have turns of the usual length
+_RESET_ON_FORK = 1  # processes and threads that it starts have slices of the usual length
 
 
 @contextmanager
-def short_turns() -> Iterator[None]:
-    """Short turns of the calling thread until the block ends, where the system has them.
+def short_slices() -> Iterator[None]:
+    """Give the calling thread short time slices until the block ends, where the system has them.
 
     A process with a negative nice value stays as it is: its children would lose that value.
     """
@@ -30,15 +30,15 @@ def short_turns() -> Iterator[None]:
     if not is_usual or os.getpriority(os.PRIO_PROCESS, 0) < 0:
         yield
         return
-    _set_turn(TURN_NS)
+    _set_slice(SLICE_NS)
     try:
         yield
     finally:
-        _set_turn(_USUAL)
+        _set_slice(_USUAL)
 
 
-def _set_turn(length_ns: int) -> None:
-    """Ask for turns of this length; a system that has none refuses, and nothing changes."""
+def _set_slice(length_ns: int) -> None:
+    """Ask for slices of this length; a system that has none refuses, and nothing changes."""
     if (number := _NUMBERS.get(platform.machine())) is None:
         return
     nice = os.getpriority(os.PRIO_PROCESS, 0)
