@@ -88,6 +88,13 @@ MTP_GRAPHS = frozenset({
 # Their graphs take a model with several MTP blocks; the others abort (asserts on n_layer_nextn).
 SEVERAL_MTP_BLOCKS = frozenset({"hy_v3", "mimo2", "step35"})
 
+# Their graphs of MTP blocks rotate without sections (ggml_rope_ext in graph_mtp): with M-RoPE the first draft
+# aborts. No dry run can tell, because the graph itself is made.
+MTP_WITHOUT_MROPE = frozenset({"glm4moe"})
+
+# Their graphs abort at embeddings of images if the file has no sections for M-RoPE (glm4.cpp, glm4-moe.cpp).
+IMAGES_NEED_MROPE = frozenset({"glm4", "glm4moe"})
+
 # Their caches (llama_kv_cache_dsv4, glm5-next) take tokens back by rules of their own, which the engine does
 # not know.
 OWN_ROLLBACK = frozenset({"deepseek4", "glm5-next"})

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from vram_llm.errors import ModelFileError
 from vram_llm.machine.types import Device, Host, Machine
+from vram_llm.model import rules
 from vram_llm.model.profile import ModelProfile
 from vram_llm.model.projector import Projector
 from vram_llm.planner.companions import CompanionMemory, UnplacedCompanion
@@ -52,6 +54,15 @@ def draft(
         context=own,
         n_layers=profile.n_layers,
     )
+
+
+def check_takes_projector(model: ModelProfile) -> None:
+    """Raises ModelFileError if llama.cpp would abort at the first image or sound given to `model`."""
+    if model.architecture in rules.IMAGES_NEED_MROPE and not model.rope.is_mrope:
+        raise ModelFileError(
+            f"{model.name} takes no images: llama.cpp ends at the first one, because the file has no "
+            f"{model.architecture}.rope.dimension_sections. Leave --mmproj out, or take a newer conversion"
+        )
 
 
 def projector(file: Projector, host: Host, exact: ProjectorUse | None) -> UnplacedCompanion:

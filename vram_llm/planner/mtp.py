@@ -46,6 +46,11 @@ def llama_refusal(profile: ModelProfile, ask: Callable[[], str | None] | None) -
     `ask` gives its own answer; with None the answer is that of the version whose rules are in model/rules.py.
     """
     name, architecture = profile.name, profile.architecture
+    if architecture in rules.MTP_WITHOUT_MROPE and profile.rope.is_mrope:
+        return (
+            f"{name} has positions for images (M-RoPE), with which llama.cpp ends at the first token that an "
+            f"MTP head of {architecture} drafts; plan without --draft"
+        )
     if ask is not None:
         reason = ask()
         return reason and f"the MTP head of {name} cannot draft: {reason}; plan without --draft"

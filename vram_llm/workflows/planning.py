@@ -333,17 +333,15 @@ def unplaced_companions(
     found: list[UnplacedCompanion] = []
     context = resolve_context(files.profile, machine, workload)
     if (header := files.mmproj) is not None:
+        companion_candidates.check_takes_projector(files.profile)
 
         def projector_use(device: "Device | None") -> tuple[int, int]:
             assert dry is not None
             memory = dry.projector(header, device, context.flash_attn)
             return sum(use.compute_bytes for use in memory.devices), memory.host.compute_bytes
 
-        found.append(
-            companion_candidates.projector(
-                read_projector(header), machine.host, projector_use if dry else None
-            )
-        )
+        use = projector_use if dry else None
+        found.append(companion_candidates.projector(read_projector(header), machine.host, use))
     if (drafting := files.draft) is not None:
         small = _profile_of_draft(files.model, drafting, files.profile)
 
