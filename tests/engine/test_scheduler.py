@@ -121,6 +121,22 @@ def test_rows_that_a_prompt_leaves_go_to_the_next_prompt() -> None:
     assert _run(scheduler.schedule()) == [("a", 11, 1), ("b", 30, 1), ("c", 0, 1)]
 
 
+def test_prompts_that_all_fit_are_computed_in_two_steps() -> None:
+    scheduler = _scheduler(n_cells=2000, parallel=8, max_rows=512)
+    _submit(scheduler, *(_sequence(f"s{i}", 60) for i in range(6)))
+    assert [name for name, *_ in _run(scheduler.schedule())] == ["s0", "s1", "s2"]
+    scheduler.prefill = FixedPrefill(300)
+    assert [name for name, *_ in _run(scheduler.schedule())] == [f"s{i}" for i in range(6)]
+
+
+@pytest.mark.parametrize(("n_prompts", "length"), [(2, 63), (4, 32), (9, 60)])
+def test_few_rows_and_more_than_a_step_can_hold_are_not_halved(n_prompts: int, length: int) -> None:
+    scheduler = _scheduler(n_cells=2000, parallel=16, max_rows=512)
+    _submit(scheduler, *(_sequence(f"s{i}", length) for i in range(n_prompts)))
+    n_rows = sum(count for _, _, count in _run(scheduler.schedule()))
+    assert n_rows == min(n_prompts * length, 512)
+
+
 def test_a_chunk_ends_at_a_checkpoint() -> None:
     scheduler = _scheduler(max_rows=64)
     _submit(scheduler, _sequence("a", 40), _sequence("b", 3))

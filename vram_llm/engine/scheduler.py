@@ -1,9 +1,10 @@
 """The scheduler: which sequences decode, prefill or wait. Policy only: no llama.cpp, no clock.
 
 Decode rows go first. The remaining rows go to prompts, oldest first, in chunks as large as the prefill
-budget. A sequence is admitted when a slot and enough KV cells for all its tokens are free. Later sequences
-may be admitted before one that does not fit, a few times. When the running sequences outgrow the cells, the
-youngest is preempted: it gives its cells back and waits, ahead of all that arrived after it.
+budget; if all prompts fit, about half of them are computed first. A sequence is admitted when a slot and
+enough KV cells for all its tokens are free. Later sequences may be admitted before one that does not fit, a
+few times. When the running sequences outgrow the cells, the youngest is preempted: it gives its cells back
+and waits, ahead of all that arrived after it.
 
 With sequences of several clients, clients come before ages (fair_shares.py): prompts are computed and
 admitted in the order of the clients' counters, a client runs no more sequences than its share of the slots,
@@ -26,6 +27,7 @@ from vram_llm.engine.kv_cache.prefix_cache import Admission
 from vram_llm.engine.sequence import Chunk, Sequence
 
 MAX_PASSED = 8  # times that a later sequence may be admitted before a waiting one
+_LEAST_ROWS = 128  # of a step that leaves prompts for the next one: fewer take longer each
 _MAX_TRIED = 16  # waiting sequences that one step tries to admit
 
 
@@ -204,9 +206,10 @@ class Scheduler:
             return chunks
         n_prompts = min(self.parallel, len(self.running) + len(self.waiting)) - n_decode
         budget = min(self.max_rows - n_decode, self.prefill.prefill_rows(n_decode, n_prompts))
+        reserve = max(budget - self._enough_rows(budget), 0)
         n_outputs = self.max_outputs - n_decode
         prefilling = self._prefilling()
-        while budget > 0 and n_outputs > 0 and (sequence := next(prefilling, None)) is not None:
+        while budget > reserve and n_outputs > 0 and (sequence := next(prefilling, None)) is not None:
             if sequence.images and (image := sequence.next_image) is not None:
                 if not has_image:  # streams wait for an image
                     chunks.append(Chunk(sequence, image.start, image.count, image=image))
@@ -227,6 +230,16 @@ class Scheduler:
             budget -= count
             n_outputs -= max(chunks[-1].n_outputs, 1)
         return chunks
+
+    def _enough_rows(self, budget: int) -> int:
+        """Prompt rows after which a step takes no further prompt: about half, if all prompts fit `budget`.
+
+        Half of them then get their first token early, and the others hardly later.
+        """
+        prompts = [sequence.n_pending for sequence in self.running if sequence.n_pending > 1]
+        prompts += [len(s.tokens) for s in islice(self.waiting, self.parallel - len(self.running))]
+        n_rows = sum(prompts)
+        return budget if n_rows > budget else max(n_rows // 2, _LEAST_ROWS)
 
     def _n_others(self, sequence: Sequence) -> int:
         """Other sequences that may need a row of logits in this step, in addition to those that decode."""
