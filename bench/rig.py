@@ -3,7 +3,8 @@
 A cgroup of version 1 (`cpu.cfs_quota_us`) limits a worker, so this needs root on Linux. The quota is the
 kernel's minimum, 1 ms, so that a slow worker is slow evenly. After a wait, a worker still runs at full speed
 for a millisecond or two, so a layer should take a few milliseconds. The kernel may look at quotas only 250
-times a second, unless something happens on the core: `busy` is such a thing.
+times a second, unless something happens on the core: `busy` is such a thing. For plans that wait several
+times a token, `slow_worker` is slow evenly.
 """
 
 import os
@@ -50,6 +51,17 @@ def worker(
     command += ["--cache-size", "0", *(["--insecure"] if host != "127.0.0.1" else [])]
     with _group(f"vram-llm-bench-{port}", share) as group, ExitStack() as stack:
         process = stack.enter_context(_process(command, core, group))
+        await_listening(endpoint, process)
+        yield endpoint
+
+
+@contextmanager
+def slow_worker(core: int, factor: float) -> Iterator[str]:
+    """The "host:port" of a worker on `core` that takes `factor` times as long (bench/slow_worker.py)."""
+    (port,) = free_ports(1)
+    endpoint = f"127.0.0.1:{port}"
+    command = (sys.executable, "-m", "bench.slow_worker", str(port), str(factor))
+    with _process(command, core, None) as process:
         await_listening(endpoint, process)
         yield endpoint
 

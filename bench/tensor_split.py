@@ -2,19 +2,18 @@
 
     python -m bench.tensor_split [--seconds 8] [--rounds 5] [--tokens 3] [--show memory|speed|link]
 
-Small random models of three architectures, in F32. It prints a table and exits with 1 if a claim fails.
+Small random models of three architectures. It prints a table and exits with 1 if a claim fails.
 
 memory  two and three workers that count their own buffers (tests/counting_worker.py), with shares 1:1, 3:1
         and 5:3:1: each holds the planned bytes, and logits are those of a split by layers but for rounding
-speed   workers with shares 1:1, 3:1 and 5:3:1 of a core (bench/rig.py), calibrated, with their sums: of five
-        choices of shares, loaded together and measured in turns, the plan's are the fastest. `--split-mode
-        auto` splits by tensors on equal cores, and nowhere where whole layers are faster. A program takes
-        40 % of equal cores: a quota would let workers that take turns, as by layers, run at full speed
+speed   workers that take times as long as 1:1, 1:3 and 3:5:15 (bench/slow_worker.py), calibrated, with their
+        sums: of five choices of shares, loaded together and measured in turns, the plan's are the fastest.
+        `--split-mode auto` splits by tensors on equal workers, and nowhere where whole layers are faster
 link    a worker here and one behind a link of 2 ms each way (bench/link.py): `auto` splits by layers, which
         is faster
 
-A worker with a quota still runs at full speed for a millisecond after each wait, so a tensor split needs wide
-layers to be measured: the models have two. The model of `link` has twelve thin ones, with 24 sums.
+The models of `speed` have two wide layers, and a type whose arithmetic is the limit, because two cores that
+read memory at once slow each other. The model of `link` has twelve thin ones, with 24 sums.
 Two cores and root are needed, and nothing else should run.
 """
 
@@ -34,7 +33,7 @@ import numpy.typing as npt
 import psutil
 
 from bench.link import shaped_link
-from bench.rig import busy, worker
+from bench.rig import slow_worker, worker
 from bench.uneven import FULL_CORE, SLOW_CORE, calibrated
 from tests.counting_worker import CountingWorker, counting_workers
 from tests.zoo.loadable import write_loadable
@@ -48,7 +47,7 @@ from vram_llm.llama.measure.throughput_wire import BenchTest
 from vram_llm.llama.model import LoadedModel
 from vram_llm.machine import sum_store
 from vram_llm.machine.json_store import DATA_DIR_VARIABLE
-from vram_llm.machine.types import Device, Host, Machine
+from vram_llm.machine.types import Device, Fact, Host, Machine, Source
 from vram_llm.model.header_reader import read_header
 from vram_llm.planner.llama_split import placement_from_counts, tensor_placement
 from vram_llm.planner.tensor_split import SplitChoice, SplitMode
@@ -56,18 +55,18 @@ from vram_llm.planner.types import Placement, Plan, Workload
 from vram_llm.workflows import detection, measurement, planning
 
 SHARES = ((1, 1), (3, 1), (5, 3, 1))
-RIGS = {  # core and share of it of each worker; the measuring program shares the second core
-    (1, 1): ((FULL_CORE, 1.0), (SLOW_CORE, 1.0)),
-    (3, 1): ((FULL_CORE, 0.9), (SLOW_CORE, 0.3)),
-    (5, 3, 1): ((FULL_CORE, 0.9), (SLOW_CORE, 0.54), (SLOW_CORE, 0.18)),
+RIGS = {  # core, and times as long as it takes alone, of each worker; this program is on the second core
+    (1, 1): ((FULL_CORE, 2.0), (SLOW_CORE, 2.0)),
+    (3, 1): ((FULL_CORE, 1.0), (SLOW_CORE, 3.0)),
+    (5, 3, 1): ((FULL_CORE, 1.0), (SLOW_CORE, 5 / 3), (SLOW_CORE, 5.0)),
 }
-_TAKEN = 0.4  # of both cores, by `busy`, while equal workers are measured
 WISH = Workload(n_ctx=512, parallel=1, reserve_bytes=0, expect_depth=16)
 _N_LAYERS = 2  # of the models of `speed`
 _ON_WORKERS = replace(WISH, n_gpu_layers=_N_LAYERS + 1)  # this computer's own cores are no device of the rig
-_SHAPE = {"llama": {"ff": 8192}, "qwen3moe": {"ff": 2048}, "gemma3": {"ff": 8192}}
+_SHAPE = {"llama": {"ff": 16384}, "qwen3moe": {"ff": 8192}, "gemma3": {"ff": 16384}}
+_HOST_BYTES_PER_S = 1e9
 _N_CHOICES = 5
-_STEPS = (0.125, 0.1875, 0.25, 0.3125)  # of everything, moved from one device to another
+_STEPS = (0.125, 0.1875, 0.25, 0.3125, 0.375)  # of everything, moved from one device to another
 _N_TOKENS = 128
 _MOST_OFF = 1e-3  # of the standard deviation of logits, by rounding
 
@@ -152,14 +151,19 @@ def speed(folder: Path, claims: Claims, effort: Effort) -> None:
     models = {architecture: _write_large(folder, architecture) for architecture in WIDE}
     for ratio, places in RIGS.items():
         with ExitStack() as stack:
-            if is_even := len(set(ratio)) == 1:
-                for core, _ in places:
-                    stack.enter_context(busy(core, _TAKEN))
-            endpoints = [stack.enter_context(worker(core, share)) for core, share in places]
-            machine = _with_sums(calibrated(endpoints, effort.seconds), effort.seconds)
+            endpoints = [stack.enter_context(slow_worker(*place)) for place in places]
+            machine = _with_slow_host(_with_sums(calibrated(endpoints, effort.seconds), effort.seconds))
             for architecture, path in models.items():
                 name = f"{architecture} on cores {_ratio(ratio)}"
-                _compare(name, path, machine, claims, effort, is_even=is_even)
+                _compare(name, path, machine, claims, effort, is_even=len(set(ratio)) == 1)
+
+
+def _with_slow_host(machine: Machine) -> Machine:
+    """`machine` with a host that no weights are worth moving to: the workers have this computer's cores."""
+    speed = machine.host.speed
+    assert speed is not None
+    slow = replace(speed, read_bytes_per_s=Fact(_HOST_BYTES_PER_S, Source.ASSUMED), types=())
+    return replace(machine, host=replace(machine.host, speed=slow))
 
 
 def _with_sums(machine: Machine, seconds: float) -> Machine:
@@ -171,8 +175,8 @@ def _with_sums(machine: Machine, seconds: float) -> Machine:
 
 
 def _write_large(folder: Path, architecture: str) -> str:
-    model = wide(architecture, layers=_N_LAYERS, d=2048, head=128, **_SHAPE[architecture])
-    return str(write_loadable(model, folder / f"{architecture}.gguf", "F32"))
+    model = wide(architecture, layers=_N_LAYERS, d=4096, head=128, **_SHAPE[architecture])
+    return str(write_loadable(model, folder / f"{architecture}.gguf", "Q4_0"))
 
 
 def _compare(

@@ -2,10 +2,10 @@
 
     python -m bench.tune [--show two|three|heads] [--minutes 4] [--loads 3] [--seconds 1.5]
 
-RPC workers run on this computer, each on a core and limited to a share of it (bench/rig.py). Nothing is
-calibrated. `tune` runs twice with a store of its own; the second run starts from what the first learned. Then
-every split that fits is loaded and measured as often as --loads, in turns with the kept plan, each time in a
-process of its own: medians.
+RPC workers run on this computer, each on a core; slow ones wait after each graph (bench/slow_worker.py).
+Nothing is calibrated. `tune` runs twice with a store of its own; the second run starts from what the first
+learned. Then every split that fits is loaded and measured as often as --loads, in turns with the kept plan,
+each time in a process of its own: medians.
 
 two     one full-speed worker and one at 30 %, of which neither holds the whole model
 three   workers at full speed, at 50 % and at 25 %, with so little memory that all are needed
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.mtp import KINDS, SHAPE
-from bench.rig import measure_on, worker
+from bench.rig import measure_on, slow_worker
 from bench.uneven import FULL_CORE, SLOW_CORE, fitting
 from tests.zoo.heads import HEADS, write_agreeing
 from tests.zoo.loadable import with_vocabulary
@@ -96,13 +96,17 @@ def main() -> None:
 
 def two(folder: Path, effort: TuneEffort) -> None:
     """One worker in full, one at 30 %."""
-    with worker(FULL_CORE) as full, worker(SLOW_CORE, 0.3) as slow:
-        _show(_model(folder), [f"{full}@160MiB", f"{slow}@160MiB"], effort)
+    with slow_worker(FULL_CORE, 1) as full, slow_worker(SLOW_CORE, 1 / 0.3) as slow:
+        _show(_model(folder), [f"{full}@120MiB", f"{slow}@120MiB"], effort)
 
 
 def three(folder: Path, effort: TuneEffort) -> None:
     """Three workers of which all are needed."""
-    with worker(FULL_CORE) as full, worker(SLOW_CORE, 0.5) as half, worker(SLOW_CORE, 0.25) as quarter:
+    with (
+        slow_worker(FULL_CORE, 1) as full,
+        slow_worker(SLOW_CORE, 2) as half,
+        slow_worker(SLOW_CORE, 4) as quarter,
+    ):
         _show(_model(folder), [f"{full}@102MiB", f"{half}@90MiB", f"{quarter}@90MiB"], effort)
 
 
@@ -149,12 +153,13 @@ def _show(model: str, workers: Sequence[str], effort: TuneEffort) -> None:
     for each in sorted(measured, key=lambda each: each.step_s)[:8]:
         spread = f"{min(each.steps_s) * 1e3:.1f} to {max(each.steps_s) * 1e3:.1f}"
         print(f"{each.name:<28} {each.step_s * 1e3:7.2f} ms a token ({spread})")
-    same = next(each for each in splits if each.plan.placement == kept.placement)
+    same = next((each for each in splits if each.plan.placement == kept.placement), None)
     print(f"splits that fit          {len(splits)}")
     print(f"kept                     {split_name(kept.placement)}, {winner.step_s * 1e3:.2f} ms a token")
     print(f"best measured            {best.name}, {best.step_s * 1e3:.2f} ms a token")
     print(f"kept behind the best     {winner.step_s / best.step_s - 1:+.1%}")
-    print(f"its split, once more     {same.step_s / best.step_s - 1:+.1%}", flush=True)
+    once_more = "no split of whole layers" if same is None else f"{same.step_s / best.step_s - 1:+.1%}"
+    print(f"its split, once more     {once_more}", flush=True)
 
 
 def _print_run(number: int, result: TuneResult) -> None:
