@@ -1,10 +1,12 @@
-"""Bytes that clients send over a socket and that are not plain HTTP/1.1."""
+"""Bytes that clients send over a socket and that are not plain HTTP/1.1, and writes of answers."""
 
 import asyncio
 import json
+from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[attr-defined] # not in typeshed
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.patience import soon
@@ -49,6 +51,31 @@ async def test_an_offer_of_http_2_is_passed_over(port: int, cut: int) -> None:
         b"GET /health HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
     )
     assert await reply(reader) == (200, {"status": "ok"})
+    writer.close()
+
+
+async def test_the_head_is_written_with_the_first_event(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    write = _SelectorSocketTransport.write
+
+    def noted(transport: asyncio.WriteTransport, data: bytes) -> None:
+        written.append(bytes(data))
+        write(transport, data)
+
+    monkeypatch.setattr(_SelectorSocketTransport, "write", noted)
+    async with httpx.AsyncClient() as client:
+        wish = json.loads(BODY) | {"stream": True}
+        answer = await client.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=wish)
+    assert answer.text.endswith("data: [DONE]\n\n")
+    (head,) = [data for data in written if data.startswith(b"HTTP/1.1 200")]
+    assert b"data: {" in head
+
+
+async def test_a_head_without_a_body_is_written(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"HEAD /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    head = await soon(reader.readuntil(b"\r\n\r\n"))
+    assert head.startswith(b"HTTP/1.1 ")
     writer.close()
 
 

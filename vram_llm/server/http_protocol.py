@@ -125,6 +125,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise RequestError("the head is too long")  # ends the parser's work
         super().on_headers_complete()
         if self.cycle is not None:
+            self.cycle.transport = cast(asyncio.Transport, HeadWithBody(self.transport, self.loop))
             scope = cast(Scope, self.cycle.scope)
             self.cycle.scope = cast("HTTPScope", with_pieces(scope, CyclePieces(self.cycle)))
         self._stop_reading_timer()
@@ -260,6 +261,43 @@ class HttpProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class HeadWithBody:
+    """A cycle's transport, which writes the head of an answer together with the first piece of its body.
+
+    Each write wakes the client, which may then run in the server's place: a millisecond on busy processors.
+    A head that no piece follows is written when the event loop has run what is ready.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._is_first = True
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        """Write, or hold what is written first."""
+        if self._is_first:
+            self._is_first, self._held = False, data
+            self._loop.call_soon(self._write_held)
+            return
+        if self._held:
+            data, self._held = self._held + data, b""
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """Close after all that was written."""
+        self._write_held()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """As the transport says."""
+        return self._transport.is_closing()
+
+    def _write_held(self) -> None:
+        held, self._held = self._held, b""
+        if held and not self._transport.is_closing():
+            self._transport.write(held)
 
 
 class CyclePieces:
