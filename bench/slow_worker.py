@@ -41,7 +41,7 @@ def main(port: str, factor: str) -> None:
 
 
 def _wait_until(moment: float) -> None:
-    time.sleep(max(moment - _COARSE_S - time.perf_counter(), 0))
+    time.sleep(max(moment - _COARSE_S - time.perf_counter(), 0))  # leaves the core to the other worker
     while time.perf_counter() < moment:
         pass
 

@@ -24,10 +24,11 @@ from typing import Protocol
 from vram_llm.engine.fair_shares import FairShares
 from vram_llm.engine.kv_cache.numbered_slots import NumberedSlots
 from vram_llm.engine.kv_cache.prefix_cache import Admission
+from vram_llm.engine.prefill_budget import TILE_ROWS
 from vram_llm.engine.sequence import Chunk, Sequence
 
 MAX_PASSED = 8  # times that a later sequence may be admitted before a waiting one
-_LEAST_ROWS = 128  # of a step that leaves prompts for the next one: fewer take longer each
+_LEAST_ROWS = 2 * TILE_ROWS  # of a step that leaves prompts to the next one
 _MAX_TRIED = 16  # waiting sequences that one step tries to admit
 
 

@@ -1,4 +1,4 @@
-"""Draft models and projectors as candidates: the memory of each on a device."""
+"""Draft models and projectors as candidates: the memory of each on a device, and models that take none."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Images beside an MTP head: no request with an image gets drafts, others get the answers of no head."""
+"""Images and an MTP head: requests with images get no drafts, and the head changes no answer."""
 
 from collections.abc import Iterator
 from pathlib import Path
