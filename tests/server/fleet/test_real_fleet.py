@@ -107,9 +107,9 @@ async def test_an_engine_that_is_killed_does_not_stop_others_streams(served: Ser
         await until(lambda: all(task.n_chunks for task in counted), "streams")
         psutil.Process(before["two"]).kill()
         assert await soon(asyncio.gather(*streams)) == [N_TOKENS, N_TOKENS]
-    after = served.engines()
-    assert after["one"] == before["one"]
-    assert after["two"] != before["two"]
+    # the engine may have computed its last token before it was killed; then the next one may still be loading
+    await until(lambda: served.engines().get("two", before["two"]) != before["two"], "a new engine")
+    assert served.engines()["one"] == before["one"]
 
 
 @dataclass
